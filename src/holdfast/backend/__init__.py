@@ -1,0 +1,1 @@
+"""Business logic, stores and the HTTP API."""

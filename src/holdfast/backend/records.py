@@ -1,0 +1,142 @@
+"""Frozen records: what the registry is made of. Each has an id, the time it was made, and the ids of its parents."""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "DatasetVersion",
+    "Deployment",
+    "FeatureSetRecord",
+    "MatrixRecord",
+    "ModelVersion",
+    "RawFile",
+    "Run",
+    "new_id",
+]
+
+
+def new_id(kind: str, now: int) -> str:
+    """A fresh id `<kind>_<time><random>`: ids of one kind sort by the time (instant `now`) they were made."""
+    return f"{kind}_{now // 1000:011x}{secrets.token_hex(5)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RawFile:
+    """A file as it was delivered. `path` is where it is kept, relative to the project root."""
+
+    id: str
+    delivery: str
+    period: str
+    table: str
+    path: str
+    name: str
+    sha256: str
+    bytes: int
+    rows: int
+    made_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """A version of all tables together.
+
+    `version` is `vMAJOR.MINOR` (major: schema or rules changed; minor: new data). `schema` is `core.Schema.to_dict()`.
+    `rows` counts current rows per table. `report` holds per table what the import counted (read, added, changed,
+    removed, unchanged, duplicates dropped, quarantined by reason, unknown parents, warnings ...).
+    `state` is pending, trained or retrain_needed.
+    """
+
+    id: str
+    version: str
+    made_at: int
+    parents: tuple[str, ...]
+    period: str
+    schema: dict[str, Any]
+    rows: dict[str, int]
+    bytes: int
+    note: str
+    author: str
+    state: str
+    sources: tuple[str, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSetRecord:
+    """A feature set: definitions by content hash. `definitions` is `core.features.FeatureSet.to_dict()`."""
+
+    id: str
+    name: str
+    made_at: int
+    dataset: str
+    definitions: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRecord:
+    """A computed matrix: rows asked of one target, features of one set, over one dataset version."""
+
+    id: str
+    made_at: int
+    target: str
+    dataset: str
+    feature_set: str
+    period: str
+    rows: int
+    path: str
+    sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training of one target: parameters, metrics per label and part. `state`: running, done, failed."""
+
+    id: str
+    target: str
+    made_at: int
+    ended_at: int | None
+    state: str
+    dataset: str
+    feature_set: str
+    matrix: str
+    parameters: dict[str, Any]
+    metrics: dict[str, Any]
+    environment: dict[str, str]
+    note: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of one model (`<target>/<label>`).
+
+    `package` and `serving` are blob addresses: the joblib package, and the archive of arrays that serves.
+    """
+
+    id: str
+    model: str
+    version: str
+    made_at: int
+    run: str
+    dataset: str
+    feature_set: str
+    parents: tuple[str, ...]
+    metrics: dict[str, Any]
+    package: str
+    serving: str
+    files: dict[str, str]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Which model version answers for each label of a target. `models` maps label to ModelVersion id."""
+
+    id: str
+    target: str
+    made_at: int
+    models: dict[str, str]
+    parents: tuple[str, ...]
+    note: str

@@ -1,0 +1,65 @@
+"""One engine, two kinds of transaction."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = ["Store", "metadata"]
+
+metadata = sa.MetaData()
+"""Every room hangs its tables on this."""
+
+
+class Store:
+    """The metadata database behind an SQLAlchemy URL.
+
+    `read()` sees one snapshot; `write()` holds the only write transaction (BEGIN IMMEDIATE on SQLite: a deferred
+    read-then-write fails with "database is locked" under concurrent writers) and commits when the block ends, or
+    rolls everything back when it raises. Keep slow work outside.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.engine.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine = sa.create_engine(parsed)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _configure_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection that sees one snapshot; what is written on it is rolled back."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """The write transaction: all of the block or nothing of it."""
+        with self.engine.connect().execution_options(holdfast_write=True) as connection, connection.begin():
+            yield connection
+
+    def create(self) -> None:
+        """Create the tables that are missing."""
+        with self.write() as connection:
+            metadata.create_all(connection)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+
+def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
+    dbapi_connection.isolation_level = None  # pysqlite must not open transactions on its own
+    cursor = dbapi_connection.cursor()
+    for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("holdfast_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

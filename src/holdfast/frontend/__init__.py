@@ -1,0 +1,1 @@
+"""What people touch: the Python client and the command line."""
