@@ -2,7 +2,10 @@
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "DatasetVersion",
@@ -19,6 +22,25 @@ __all__ = [
 def new_id(kind: str, now: int) -> str:
     """A fresh id `<kind>_<time><random>`: ids of one kind sort by the time (instant `now`) they were made."""
     return f"{kind}_{now // 1000:011x}{secrets.token_hex(5)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """What a file says, before any contract: nothing repaired, nothing dropped but wholly empty rows at the end.
+
+    `table` has one column per header cell, in order, names unique and non-empty. From text formats (csv, tsv) every
+    column is string, empty cells are null, text is exact (no trimming); from typed formats (Excel, parquet, json lines)
+    columns are bool, int64, float64, string, or timestamp[us] (naive, unless the file says UTC), and a column of mixed
+    cells is string. `rows` (int64) are the 1-based line or sheet row each row came from. `format`, `encoding` and
+    `notes` (what had to be found out or assumed, for people) say how it was read.
+    """
+
+    table: "pa.Table"
+    rows: "pa.Array"
+    format: str
+    encoding: str = ""
+    sheet: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
