@@ -20,7 +20,13 @@ _SAMPLE = 256 << 10
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 # Two-byte characters of GB 2312 level 1 (the 3,755 everyday Chinese characters, lead B0-D7) and its punctuation.
 _HANZI = re.compile(rb"(?:[\xb0-\xd7][\xa1-\xfe]|[\xa1-\xa3][\xa1-\xfe])")
-_NAMES = {"utf_8": "utf-8", "latin_1": "latin-1", "iso8859_1": "latin-1", "big5hkscs": "big5hkscs", "shift_jis": "cp932"}
+_NAMES = {
+    "utf_8": "utf-8",
+    "latin_1": "latin-1",
+    "iso8859_1": "latin-1",
+    "big5hkscs": "big5hkscs",
+    "shift_jis": "cp932",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,14 @@ def _decode(text: str, place: int, line: int, reader: _Reader, file: str) -> tup
     return record, end
 
 
-_NAMES = {list: "an array", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+_NAMES = {
+    list: "an array",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def _column(cells: list[Any], name: str, file: str, lines: list[int]) -> tuple[pa.Array, str]:

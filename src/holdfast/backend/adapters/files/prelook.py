@@ -157,7 +157,9 @@ def _check_range(file: str, sheet: str, cells: int, area: int, row: int, column:
     where = {"file": file, "sheet": sheet, "cell": corner}
     if cells > limits.cells:
         raise LimitError(
-            f"{file} has more than {limits.cells:,} cells in one sheet", where=where, hint="Deliver it as csv or parquet"
+            f"{file} has more than {limits.cells:,} cells in one sheet",
+            where=where,
+            hint="Deliver it as csv or parquet",
         )
     if area > limits.cells:
         raise LimitError(
