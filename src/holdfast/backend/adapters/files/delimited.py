@@ -8,6 +8,7 @@ null, quoted or not.
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,9 +125,10 @@ def _find_dialect(text: str, source: Sniffed) -> _Dialect:
         for delimiter in order:
             dialect = replace(_Dialect(delimiter), **quoting)
             score = _score(sample, whole, dialect)
-            if score > best_score:
+            # Unusual quoting must explain everything; else the plain reading is the one to complain about.
+            if score > best_score and (not quoting or score[0] == 1):
                 best, best_score = dialect, score
-        if best_score[0] >= 1:
+        if best_score[0] == 1:
             break
     return best
 
@@ -142,33 +144,29 @@ def _is_possible(sample: str, quoting: dict[str, Any]) -> bool:
 
 
 def _score(sample: str, whole: bool, dialect: _Dialect) -> tuple[float, int]:
-    """(share of records that fit the header, its width); a table of one column is the last resort."""
+    """(how much of the sample is a table, its width): 1 when all records are as wide as the header.
+
+    The share of records that have the commonest width; less where the header has another; nothing for one column.
+    """
     widths: list[int] = []
-    header: list[str] = []
     try:
         for _, record in _records(sample, dialect):
-            if not any(record):
-                continue
-            header = header or record
-            filled = len(record)
-            while filled > len(header) and not record[filled - 1]:
-                filled -= 1
-            widths.append(filled)
+            if any(record):
+                widths.append(len(record))
             if len(widths) > _SAMPLE_RECORDS:
                 break
     except csv.Error:
         # A sample that was cut may end inside quotes; anything else is the wrong quoting.
-        if whole or len(widths) < 2:
+        if whole:
             return (0.0, 0)
     if not whole and len(widths) > 1:
         widths.pop()
-    if not widths or len(header) == 1:
-        return (0.25 if widths and max(widths) == 1 else 0.0, 1)
-    too_many = sum(width > len(header) for width in widths)
-    exact = sum(width == len(header) for width in widths)
-    if too_many:
-        return (0.5 * exact / len(widths), len(header))
-    return (1.0 if exact == len(widths) else 0.5 + 0.5 * exact / len(widths), len(header))
+    if not widths:
+        return (0.0, 0)
+    commonest, count = max(Counter(widths).items(), key=lambda item: (item[1], item[0]))
+    if commonest == 1:
+        return (0.0, 0)
+    return (count / len(widths) * (1.0 if widths[0] == commonest else 0.6), commonest)
 
 
 def _header(text: str, dialect: _Dialect, file: str) -> tuple[list[str], int, int]:
@@ -208,11 +206,11 @@ def _exact(decoded: Decoded, dialect: _Dialect, names: list[str], file: str) -> 
     line = 1
     header_seen = False
     try:
-        for line, record in _records(decoded.text, dialect):
+        for line, fields in _records(decoded.text, dialect):
             if not header_seen:
-                header_seen = any(record)
+                header_seen = any(fields)
                 continue
-            count = len(record)
+            record, count = fields, len(fields)
             if count != width:
                 if any(record[width:]):
                     raise _too_many(file, line, count, width)
