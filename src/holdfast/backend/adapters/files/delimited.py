@@ -5,6 +5,7 @@ field, every record has as many fields as the header), and Python's csv module, 
 null, quoted or not.
 """
 
+import contextlib
 import csv
 import io
 import re
@@ -35,6 +36,7 @@ _FORMATS = {",": "csv", "\t": "tsv", ";": "ssv", "|": "psv"}
 # The csv module refuses longer fields; its own default of 128 KiB is too small for texts.
 _LONGEST_FIELD = 1 << 30
 _BLOCK = 8 << 20
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ def _find_dialect(text: str, source: Sniffed) -> _Dialect:
         if quoting and not _is_possible(sample, quoting):
             continue
         for delimiter in order:
+            if delimiter not in sample:
+                continue
             dialect = replace(_Dialect(delimiter), **quoting)
             score = _score(sample, whole, dialect)
             # Unusual quoting must explain everything; else the plain reading is the one to complain about.
@@ -172,21 +176,29 @@ def _score(sample: str, whole: bool, dialect: _Dialect) -> tuple[float, int]:
 def _header(text: str, dialect: _Dialect, file: str) -> tuple[list[str], int, int]:
     """The header, the number of characters before it, and the number of (empty) lines before it."""
     line = 1
+    sample = text[:_SAMPLE]
+    if len(sample) < len(text):
+        # A sample that was cut in the middle of its header, or of empty lines above it, does not say enough.
+        with contextlib.suppress(csv.Error):
+            records = ((line, record) for line, record in _records(sample, dialect) if any(record))
+            line, record = next(records, (0, []))
+            if next(records, None):
+                return record, _line_start(text, line), line - 1
     try:
         for line, record in _records(text, dialect):
             if any(record):
-                start = 0
-                for _ in range(line - 1):
-                    start = _next_line(text, start)
-                return record, start, line - 1
+                return record, _line_start(text, line), line - 1
     except csv.Error as error:
         raise _broken(file, line, error) from error
     raise FileError(f"{file} has no header", where={"file": file}, hint="Deliver it with a line of column names")
 
 
-def _next_line(text: str, start: int) -> int:
-    match = re.compile(r"\r\n|\r|\n").search(text, start)
-    return match.end() if match else len(text)
+def _line_start(text: str, line: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        match = _LINE_END.search(text, start)
+        start = match.end() if match else len(text)
+    return start
 
 
 def _broken(file: str, line: int, error: Exception) -> FileError:
@@ -273,8 +285,9 @@ def _fast(
         )
     except pa.ArrowInvalid:
         return None
-    breaks = _breaks_inside(table, quotes)
-    if int(breaks.sum()) + table.num_rows != _line_ends(data) + 1:
+    ends = _line_ends(data)
+    breaks = _breaks_inside(table) if ends >= table.num_rows else np.zeros(table.num_rows, np.int64)
+    if int(breaks.sum()) + table.num_rows != ends + 1:
         return None
     lines = lines_before + 1 + np.concatenate([[0], np.cumsum(breaks + 1)])[:-1]
     table = table.slice(1).rename_columns(names)
@@ -311,14 +324,13 @@ def _line_ends(data: bytes) -> int:
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
-def _breaks_inside(table: pa.Table, quotes: bool) -> npt.NDArray[np.int64]:
+def _breaks_inside(table: pa.Table) -> npt.NDArray[np.int64]:
     """Line ends inside the cells of each row."""
     breaks = np.zeros(table.num_rows, np.int64)
-    if quotes:
-        for column in table.columns:
-            for pattern, sign in (("\n", 1), ("\r", 1), ("\r\n", -1)):
-                counts = pc.fill_null(pc.count_substring(column, pattern), 0)
-                breaks += sign * counts.to_numpy().astype(np.int64)
+    for column in table.columns:
+        for pattern, sign in (("\n", 1), ("\r", 1), ("\r\n", -1)):
+            counts = pc.fill_null(pc.count_substring(column, pattern), 0)
+            breaks += sign * counts.to_numpy().astype(np.int64)
     return breaks
 
 

@@ -2,7 +2,10 @@
 
 import codecs
 import re
+import string
 from dataclasses import dataclass
+
+import numpy as np
 
 from holdfast.errors import FileError
 
@@ -17,12 +20,16 @@ _BOMS = (
     (b"\x84\x31\x95\x33", "gb18030"),
 )
 _SAMPLE = 256 << 10
-_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 # Lead bytes of the everyday characters (level 1) in the plain part of each Chinese encoding; A1-A3 is punctuation.
 _LEVEL_1 = {"gb18030": (0xB0, 0xD7), "big5": (0xA4, 0xC6)}
 _PLAIN = {"gb18030": "gb2312", "big5": "big5"}
 # Accented letters, and the signs that stand in Western text (no-break space, pound, degree, quotes, dashes ...).
-_WESTERN = re.compile(rb"[\xc0-\xff\xa0\xa1\xa3\xa7\xa9\xab\xae\xb0-\xb7\xba-\xbf\x80\x85\x91-\x97\x99]")
+_WESTERN = bytes(
+    [*range(0xB0, 0xB8), *range(0xBA, 0x100), *b"\xa0\xa1\xa3\xa7\xa9\xab\xae\x80\x85", *range(0x91, 0x98), 0x99]
+)
+_HIGH = bytes(range(0x80, 0x100))
+_BLANK_ASCII = b" " * 0x80 + _HIGH
+_LETTERS = string.ascii_letters.encode()
 _NAMES = {"utf_8": "utf-8", "latin_1": "latin-1", "iso8859_1": "latin-1", "shift_jis": "cp932"}
 
 
@@ -56,7 +63,7 @@ def decode(data: bytes, file: str) -> Decoded:
         if _is_damaged_utf8(data):
             raise _undecodable(data, error.start, "utf-8", file, 0) from error
     encoding = _legacy(data, file)
-    high = sum(len(run) for run in _HIGH_RUN.findall(data))
+    high = _count(data, _HIGH)
     return _strict(data, encoding, file, 0, f"encoding {encoding} found out from {high:,} bytes that are not ASCII")
 
 
@@ -116,19 +123,16 @@ def _wide(data: bytes, file: str) -> str:
 
 def _is_damaged_utf8(data: bytes) -> bool:
     """Mostly right multi-byte sequences with a few wrong bytes: damaged, not another encoding."""
-    text = data.decode("utf-8", errors="surrogateescape")
+    text = b" ".join(data.translate(_BLANK_ASCII).split()).decode("utf-8", errors="surrogateescape")
     wrong = sum(len(run) for run in re.findall("[\udc80-\udcff]+", text))
     right = sum(len(run) for run in re.findall("[^\x00-\x7f\udc80-\udcff]+", text))
     return right >= 4 * wrong
 
 
 def _legacy(data: bytes, file: str) -> str:
-    runs = _HIGH_RUN.findall(data)
-    high = sum(map(len, runs))
-    letters = len(re.findall(rb"[A-Za-z]", data))
+    high, letters, known = _count(data, _HIGH), _count(data, _LETTERS), _count(data, _WESTERN)
     # Western text: accents and signs stand alone among ASCII letters, or are very few.
-    lone = sum(len(run) for run in runs if len(run) == 1)
-    known = len(_WESTERN.findall(data))
+    lone = _lone(data)
     if lone * 10 >= high * 7 and high * 3 <= letters and known * 10 >= high * 9:
         return _western(data)
     shares = {encoding: _common(data, encoding) for encoding in _LEVEL_1}
@@ -136,6 +140,19 @@ def _legacy(data: bytes, file: str) -> str:
     if shares[best] >= 0.6:
         return best
     return _western(data) if high * 100 <= letters else _normalizer(data, file)
+
+
+def _count(data: bytes, of: bytes) -> int:
+    return len(data) - len(data.translate(None, delete=of))
+
+
+def _lone(data: bytes) -> int:
+    """Bytes that are not ASCII with no other such byte beside them."""
+    is_high = np.frombuffer(data, np.uint8) >= 0x80
+    lone = is_high.copy()
+    lone[1:] &= ~is_high[:-1]
+    lone[:-1] &= ~is_high[1:]
+    return int(lone.sum())
 
 
 def _common(data: bytes, encoding: str) -> float:
@@ -173,6 +190,6 @@ def _normalizer(data: bytes, file: str) -> str:
         return _NAMES.get(match.encoding, match.encoding.replace("_", "-"))
     raise FileError(
         f"the encoding of {file} cannot be found out",
-        where={"file": file, "byte": data.index(_HIGH_RUN.findall(data)[0])},
+        where={"file": file, "byte": int(np.argmax(np.frombuffer(data, np.uint8) >= 0x80))},
         hint="Save it as UTF-8",
     )

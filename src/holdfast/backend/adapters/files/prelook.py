@@ -58,7 +58,8 @@ class SheetLook:
 def look(path: str, kind: str, file: str, limits: Limits) -> dict[str, SheetLook]:
     """Look through the zip container of an xlsx, xlsb or ods workbook; xlsx sheets by name.
 
-    LimitError when it would unpack too large (`SheetLook.check` tells of single sheets); FileError when it is damaged or has document type or entity declarations, which no spreadsheet program writes.
+    LimitError when it would unpack too large (`SheetLook.check` tells of single sheets);
+    FileError when it is damaged or has document type or entity declarations, which no spreadsheet program writes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
