@@ -5,6 +5,8 @@ wrongly. Both give typed cells, so text stays text and numbers stay numbers.
 """
 
 import datetime as dt
+import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,9 @@ from holdfast.errors import FileError, LimitError
 __all__ = ["read_workbook"]
 
 _ODS_ERRORS = frozenset({"#N/A", "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})
+
+
+_ISO_DURATION = re.compile(r"PT(\d+)H(\d+)M(\d+(?:\.\d+)?)S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +165,27 @@ def _open_calamine(path: str, kind: str, file: str, looks: dict[str, SheetLook],
             errors = sum(cell in _ODS_ERRORS or str(cell).startswith("Err:") for row in rows for cell in row)
             blank = _ODS_ERRORS | {""}
         cells = [[None if cell.__class__ is str and cell in blank else cell for cell in row] for row in rows]
+        if kind == "ods":
+            cells = [[_duration(cell) if cell.__class__ is str else cell for cell in row] for row in cells]
         return _trim(cells, sheet.start[0] + 1, errors)
 
     def has_data(name: str) -> bool:
-        return looks[name].cells > 0 if name in looks else bool(load(name).rows)
+        # The look misses cells that do not say where they are.
+        return (name in looks and looks[name].cells > 0) or bool(load(name).rows)
 
     return _Book(shown, [meta.name for meta in sheets if meta.name not in shown], load, has_data)
 
 
-def _open_xls(path: str, file: str, limits: Limits) -> _Book:
-    import io
+def _duration(cell: str) -> Any:
+    """Calamine gives times of a day and more in ods as ISO text."""
+    match = _ISO_DURATION.fullmatch(cell) if cell[:2] == "PT" else None
+    if match is None:
+        return cell
+    hours, minutes, seconds = match.groups()
+    return dt.timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds))
 
+
+def _open_xls(path: str, file: str, limits: Limits) -> _Book:
     import xlrd
 
     try:
