@@ -169,9 +169,9 @@ def _made_up_rows(encoding: Encoding) -> npt.NDArray[np.float64]:
     high = np.array(
         [float(len(spec.categories)) if spec.kind == "category" else spec.maximum or 0.0 for spec in encoding.specs]
     )
-    rows = low + (high - low) * rng.random((256, len(low)))
+    rows: npt.NDArray[np.float64] = low + (high - low) * rng.random((256, len(low)))
     rows[rng.random(rows.shape) < 0.1] = np.nan
-    return rows.astype(np.float32).astype(np.float64)
+    return rows
 
 
 def _packages(folder: Path) -> list[Path]:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +19,7 @@ from holdfast.backend.registry.package import dump_package, dump_weights, open_p
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.pointers import Move
-from holdfast.errors import ConflictError, InputError, NotFoundError
+from holdfast.errors import ConflictError, HoldfastError, InputError, NotFoundError
 
 __all__ = ["Registry", "model_name"]
 
@@ -295,10 +294,17 @@ class Registry:
 
     def refresh(self) -> None:
         """Make data/model show the current versions, whatever it shows now."""
-        with self._folder_lock():
-            with self.store.read() as connection:
-                firsts = list(_firsts(connection).values())
-            self._face.refresh(self.current(), firsts)
+        try:
+            with self._folder_lock():
+                with self.store.read() as connection:
+                    firsts = list(_firsts(connection).values())
+                self._face.refresh(self.current(), firsts)
+        except OSError as error:
+            raise HoldfastError(
+                f"the models are registered, but their folder could not be written: {error}",
+                where={"folder": str(self.layout.models)},
+                hint="Mend the folder; the next command that opens the project writes it again.",
+            ) from error
 
     def _adopt(self, edit: Edit) -> ModelVersion | None:
         old = edit.version
