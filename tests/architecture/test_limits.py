@@ -22,7 +22,9 @@ def tree(path: Path) -> ast.Module:
 
 def exported(module: ast.Module) -> list[str] | None:
     for node in module.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             return list(ast.literal_eval(node.value))  # type: ignore[union-attr,arg-type]
     return None
@@ -91,4 +93,6 @@ def test_unlisted_names_are_private_or_used_inside(path: Path) -> None:
         listed = set(exported(tree(source)) or [])
         for alias in node.names:
             is_module = (target / f"{alias.name}.py").exists() or (target / alias.name).is_dir()
-            assert is_module or alias.name in listed, f"{name(path)} imports {node.module}.{alias.name}, not in its __all__"
+            assert is_module or alias.name in listed, (
+                f"{name(path)} imports {node.module}.{alias.name}, not in its __all__"
+            )
