@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from holdfast.frontend.client import Project
 
-__all__ = ["Session", "command", "complain"]
+__all__ = ["Report", "Session", "command", "complain"]
 
-Report = Callable[[str, int, int], None]
-"""`report(what, done, total)`: how far a long step is."""
+Report = Callable[[int, int, str], None]
+"""`report(done, total, message)`: how far a long step is."""
 
 _PIPED_WIDTH = 120
 
@@ -73,44 +73,34 @@ class Session:
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
-        """A `report(what, done, total)` to hand to a long step.
+        """A `report(done, total, message)` to hand to a long step.
 
         A bar on a terminal; plain lines where stderr is none; nothing with `--json`, so that stderr holds only errors.
         """
         if self.as_json:
-            yield lambda _what, _done, _total: None
+            yield lambda _done, _total, _message: None
         elif sys.stderr.isatty():
             with _bar() as report:
                 yield report
         else:
-            yield _Lines()
+            yield _line
 
 
-class _Lines:
-    """Progress as lines: one when a step begins, and one when it is done."""
-
-    def __init__(self) -> None:
-        self._last = ("", -1)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        quarter = 4 * done // max(total, 1)
-        if (what, quarter) != self._last:
-            self._last = (what, quarter)
-            sys.stderr.write(f"{cell(what)} {done:,}/{total:,}\n")
+def _line(done: int, total: int, message: str) -> None:
+    sys.stderr.write(f"[{done}/{total}] {cell(message)}\n")
+    sys.stderr.flush()
 
 
 @contextmanager
 def _bar() -> Iterator[Report]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_console(sys.stderr), transient=False) as progress:
-        tasks: dict[str, Any] = {}
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=_console(sys.stderr)) as progress:
+        task = progress.add_task("", total=None)
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(cell(what), total=total)
-            progress.update(tasks[what], completed=done, total=total)
+        def report(done: int, total: int, message: str) -> None:
+            progress.update(task, completed=done, total=total, description=cell(message))
 
         yield report
 

@@ -78,7 +78,7 @@ split: {by: time, train: "< 2024-01-01", validate: "< 2024-04-01", test: "< 2024
 """
 
 
-def generate(folder: Path, seed: int = 7, report: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
+def generate(folder: Path, seed: int = 7, report: Callable[[int, int, str], None] = lambda *_: None) -> list[str]:
     """Write `holdfast.yaml` and 18 months of deliveries into `folder`; returns the names of the months.
 
     Raises FileExistsError when they are there already.

@@ -28,7 +28,7 @@ _OTHER_ENCODING = 5
 """The month whose list of restaurants comes in GB18030 instead of UTF-8."""
 
 
-def write(city: City, folder: Path, seed: int, report: Callable[[str, int, int], None]) -> list[str]:
+def write(city: City, folder: Path, seed: int, report: Callable[[int, int, str], None]) -> list[str]:
     """Write all months below `folder` (as `2023-01/...`); returns their names. Same city and seed, same bytes."""
     rng = np.random.default_rng([seed, 1])
     periods = []
@@ -44,7 +44,7 @@ def write(city: City, folder: Path, seed: int, report: Callable[[str, int, int],
         _csv(place / "violations.csv", _VIOLATIONS, _violations(rng, visits), "utf-8-sig")
         _csv(place / "投诉.csv", _COMPLAINTS, _complaints(rng, city, begin, end), "gb18030")
         periods.append(place.name)
-        report("writing deliveries", month + 1, MONTHS)
+        report(month + 1, MONTHS, f"wrote the delivery of {place.name}")
     return periods
 
 
@@ -141,7 +141,8 @@ Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/worksh
 Target="styles.xml"/></Relationships>""",
     "xl/styles.xml": """\
 <styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><fonts count="1"><font/></fonts>\
-<fills count="1"><fill><patternFill patternType="none"/></fill></fills><borders count="1"><border/></borders><cellStyleXfs count="1"><xf/></cellStyleXfs>\
+<fills count="1"><fill><patternFill patternType="none"/></fill></fills>\
+<borders count="1"><border/></borders><cellStyleXfs count="1"><xf/></cellStyleXfs>\
 <cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14" applyNumberFormat="1"/></cellXfs></styleSheet>""",
 }
 """The parts around a sheet, as small as ECMA-376 allows; style 1 is a date."""
