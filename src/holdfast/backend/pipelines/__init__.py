@@ -1,1 +1,1 @@
-"""The handlers: what a verb does, from its input to the moved pointer."""
+"""The handlers that close the circle: ingest, features, training, deployment."""
