@@ -2,13 +2,19 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.backend.logging import start_logging
-from holdfast.backend.pipelines.propose import Proposal, look, propose
 from holdfast.backend.settings import Layout, Settings, load
-from holdfast.backend.store import Store
 
-__all__ = ["Services", "propose_from"]
+if TYPE_CHECKING:
+    from holdfast.backend.adapters.files import FileReader
+    from holdfast.backend.datasets import Datasets
+    from holdfast.backend.features import Features
+    from holdfast.backend.ports import Blobs, Clock
+    from holdfast.backend.store import Store
+
+__all__ = ["Services", "file_reader"]
 
 
 class Services:
@@ -20,11 +26,44 @@ class Services:
         start_logging(self.layout.logs)
 
     @cached_property
-    def store(self) -> Store:
+    def clock(self) -> "Clock":
+        """The system's clock."""
+        from holdfast.backend.adapters.clock import SystemClock
+
+        return SystemClock()
+
+    @cached_property
+    def blobs(self) -> "Blobs":
+        """Content-addressed files of the project."""
+        from holdfast.backend.adapters.localfs import LocalBlobs
+
+        return LocalBlobs(self.layout.private / "blobs")
+
+    @cached_property
+    def store(self) -> "Store":
         """The metadata database, with all its tables."""
+        # A room's tables hang on the metadata when its module is loaded.
+        import holdfast.backend.datasets
+        import holdfast.backend.features  # noqa: F401
+        from holdfast.backend.store import Store
+
         store = Store(self.layout.database_url)
         store.create()
         return store
+
+    @cached_property
+    def datasets(self) -> "Datasets":
+        """Versions of the data."""
+        from holdfast.backend.datasets import Datasets
+
+        return Datasets(self.store, self.blobs, self.clock, self.layout)
+
+    @cached_property
+    def features(self) -> "Features":
+        """Feature sets and matrices."""
+        from holdfast.backend.features import Features
+
+        return Features(self.store, self.clock, self.layout)
 
     def close(self) -> None:
         """Give back connections."""
@@ -32,8 +71,8 @@ class Services:
             self.store.close()
 
 
-def propose_from(folder: Path) -> Proposal:
-    """What the files in `folder` look like. NotFoundError when there are none, FileError when one cannot be read."""
-    from holdfast.backend.adapters.files import read_file
+def file_reader() -> "FileReader":
+    """What reads delivered files; a context manager."""
+    from holdfast.backend.adapters.files import FileReader
 
-    return propose(look(folder, read_file))
+    return FileReader()

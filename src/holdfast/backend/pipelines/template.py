@@ -21,7 +21,7 @@ _WORDS = {
     "features.depth": "levels of tables that are aggregated over, 0 to 4",
     "features.windows": "how far back to look: all, or 90d, 12h, 2w ...",
     "features.primitives": "default, or names of primitives",
-    "features.conditions": "auto, none, or {table: [SQL condition, ...]}",
+    "features.conditions": "auto, none, or {table.column: [value, ...]}",
     "features.max": "at most so many features",
     "features.include": "only these tables, columns or features",
     "features.exclude": "never these: [businesses.name]",

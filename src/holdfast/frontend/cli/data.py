@@ -1,6 +1,6 @@
 """Commands about data: bring it in, look at its versions, go back, and agree on its contract."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from holdfast.frontend.cli.render import size, when
 from holdfast.frontend.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from holdfast.frontend.client import DatasetVersion, IngestResult
+    from holdfast.backend.records import DatasetVersion
 
 __all__ = ["register"]
 
@@ -56,7 +56,7 @@ def ingest(
     session.show(results, lambda: _ingested(session, results))
 
 
-def _ingested(session: Session, results: "list[IngestResult]") -> None:
+def _ingested(session: Session, results: Sequence[Any]) -> None:
     columns = ("version", "delivery", "table", "read", "added", "changed", "removed", "quarantined")
     rows = []
     for result in results:
@@ -102,13 +102,7 @@ def show(
     """Show one version: its tables, where it came from, what the import counted."""
     data = session.project.data
     found, files = data.get(version), data.files(version)
-    session.show({**_plain(found), "files": files}, lambda: _shown(session, found, len(files)))
-
-
-def _plain(version: "DatasetVersion") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(version)
+    session.show({**session.fields(found), "files": files}, lambda: _shown(session, found, len(files)))
 
 
 def _shown(session: Session, found: "DatasetVersion", files: int) -> None:
@@ -226,7 +220,9 @@ def contract_confirm(
 ) -> None:
     """Make what was observed bind from now on; rows that break it will go to quarantine."""
     if column and not table:
-        raise InputError("--column needs the TABLE it is a column of", hint="holdfast contract confirm TABLE --column X")
+        raise InputError(
+            "--column needs the TABLE it is a column of", hint="holdfast contract confirm TABLE --column X"
+        )
     before = session.project.data.get().version
     found = session.project.data.confirm_contract(table, column, note=note, author=session.project.author)
 

@@ -1,5 +1,6 @@
 """One run of one command: the project it works on, what it shows, and how errors leave the process."""
 
+import dataclasses
 import functools
 import inspect
 import sys
@@ -51,6 +52,11 @@ class Session:
             sys.stdout.write(document(value) + "\n")
         else:
             human()
+
+    @staticmethod
+    def fields(record: Any) -> dict[str, Any]:
+        """A record as a mapping, to add to."""
+        return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
     def say(self, *lines: str) -> None:
         """Lines for people."""
