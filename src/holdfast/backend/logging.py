@@ -28,7 +28,9 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.module_name = _module(record)
-        return super().format(record).replace("\r", "\\r").replace("\n", "\\n")
+        text = super().format(record).replace("\r", "\\r").replace("\n", "\\n")
+        # A name from a file system may hold what UTF-8 has no bytes for.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Json(logging.Formatter):
@@ -42,7 +44,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             data["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(data, ensure_ascii=False)
+        return json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _module(record: logging.LogRecord) -> str:
@@ -71,7 +73,7 @@ def start_logging(folder: Path) -> None:
         backupCount=_KEPT,
         encoding="utf-8",
         use_gzip=True,
-        unicode_error_policy="backslashreplace",
+        unicode_error_policy="replace",
         lock_file_directory=str(folder),
     )
     handler.setFormatter(_Json() if shape == "json" else _Line())

@@ -5,14 +5,18 @@ Verbs make things (`ingest`, `synthesise`, `matrix` ...). What is there is looke
 """
 
 import getpass
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from holdfast.backend.logging import LOGGER
 from holdfast.backend.settings import PROJECT_FILE, Settings, parse
 from holdfast.backend.wiring import Services, file_reader
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, HoldfastError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +74,7 @@ class Project:
         from holdfast.backend.pipelines.ingest import ingest
 
         paths = [Path(file) for file in files]
-        with file_reader() as reader:
+        with self._verb("ingest", period), file_reader() as reader:
             return ingest(
                 self.data, self.settings, reader.read, period, paths, note=note, author=self.author, progress=progress
             )
@@ -84,7 +88,7 @@ class Project:
         """
         from holdfast.backend.pipelines.ingest import ingest_folder
 
-        with file_reader() as reader:
+        with self._verb("ingest", str(folder)), file_reader() as reader:
             return ingest_folder(
                 self.data, self.settings, reader.read, Path(folder), note=note, author=self.author, progress=progress
             )
@@ -92,7 +96,7 @@ class Project:
     def rows(self, table: str, *, version: str | None = None, history: bool = False) -> "pa.Table":
         """Rows of a table to be shown: current ones without Holdfast's own columns, or all states with them.
 
-        Columns marked personal are masked; `data.read` gives what is stored.
+        Times are in the project's time zone; columns marked personal are masked. `data.read` gives what is stored.
         """
         import pyarrow as pa
 
@@ -104,6 +108,8 @@ class Project:
             if column.personal:
                 masked = pa.array([_MASK if value.is_valid else None for value in rows[column.name]], pa.string())
                 rows = rows.set_column(rows.column_names.index(column.name), column.name, masked)
+        local = pa.timestamp("us", tz=self.settings.timezone)
+        rows = rows.cast(pa.schema([f.with_type(local) if pa.types.is_timestamp(f.type) else f for f in rows.schema]))
         return rows if history else rows.drop_columns([n for n in SYSTEM_FIELDS if n in rows.column_names])
 
     def synthesise(self, target: str | None = None, *, version: str | None = None) -> "SynthesisResult":
@@ -111,7 +117,8 @@ class Project:
         from holdfast.backend.pipelines.features import find_target, synthesise_set
 
         name = find_target(self.settings, target)
-        return synthesise_set(self.data, self.features, self.settings, name, version)
+        with self._verb("features", f"synthesise {name}"):
+            return synthesise_set(self.data, self.features, self.settings, name, version)
 
     def definitions(self, name: str) -> list[dict[str, str]]:
         """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
@@ -130,7 +137,24 @@ class Project:
         from holdfast.backend.pipelines.features import build_matrix, find_target
 
         name = find_target(self.settings, target)
-        return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+        with self._verb("features", f"matrix {name}"):
+            return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+
+    @contextmanager
+    def _verb(self, module: str, what: str) -> Iterator[None]:
+        """Log that something begins, and how it ends."""
+        log = logging.getLogger(f"{LOGGER}.{module}")
+        log.info("%s: begin", what)
+        started = perf_counter()
+        try:
+            yield
+        except HoldfastError as error:
+            log.error("%s: %s: %s", what, error.code, error)  # noqa: TRY400 - the traceback of a said error tells nothing
+            raise
+        except BaseException:
+            log.exception("%s: failed", what)
+            raise
+        log.info("%s: done in %.1f s", what, perf_counter() - started)
 
     def close(self) -> None:
         """Give back what is held open."""

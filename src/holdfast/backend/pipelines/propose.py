@@ -25,8 +25,8 @@ _UNIQUE = 0.99
 """Share of distinct values from which a column that is named like an identity is proposed as key."""
 _CONTAINED = 0.90
 """Share of values found in a parent's key from which a column is proposed as link."""
-_OVERLAP = 0.5
-"""Share of keys that two deliveries have in common from which they are taken for full lists."""
+_REPEATED = 0.5
+"""Share of keys that come again in the next delivery from which deliveries are taken for full lists."""
 _FEW = 12
 """Up to so many different values a column is taken for classes."""
 
@@ -253,8 +253,8 @@ def _set_delivery(table: TableProposal, files: Sequence[Delivered]) -> None:
     if len(files) < 2 or len(table.key) != 1 or not files[0].period:
         return
     first, second = (set(_texts(item.raw.table, table.key[0])) for item in files[:2])
-    common = len(first & second) / max(len(first | second), 1)
-    if common > _OVERLAP:
+    common = len(first & second) / max(len(first), 1)
+    if common > _REPEATED:
         table.delivery, table.time = "full", None
         table.notes.append(f"{common:.0%} of its keys come again in the next delivery: taken for full lists")
 

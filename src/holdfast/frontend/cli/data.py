@@ -1,13 +1,13 @@
 """Commands about data: bring it in, look at its versions, go back, and agree on its contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.errors import InputError
-from holdfast.frontend.cli.render import size, when
+from holdfast.frontend.cli.render import cell, size, when
 from holdfast.frontend.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -57,24 +57,19 @@ def ingest(
 
 
 def _ingested(session: Session, results: Sequence[Any]) -> None:
-    columns = ("version", "delivery", "table", "read", "added", "changed", "removed", "quarantined")
-    rows = []
+    counted = ("read", "added", "changed", "removed", "quarantined")
+    rows: list[tuple[Any, ...]] = []
     for result in results:
-        for table, counts in result.report.items():
-            numbers = [_number(counts.get(name, 0)) for name in columns[3:]]
-            rows.append((result.version.version, result.delivery, table, *numbers))
-    session.table(columns, rows)
+        for table, counts in (result.report["tables"] if result.created else {}).items():
+            rows.append((result.version.version, result.delivery, table, *(counts.get(name, 0) for name in counted)))
+    if rows:
+        session.table(("version", "delivery", "table", *counted), rows)
     for result in results:
         session.say(*(f"note: {note}" for note in result.notes))
         if not result.created:
             session.say(f"{result.delivery} was part of {result.version.version} already: nothing changed")
     if any(row[-1] for row in rows):
         session.say("some rows are in quarantine; see: holdfast data quarantine")
-
-
-def _number(counted: Any) -> int:
-    """A count, or the sum of counts by reason."""
-    return sum(map(_number, counted.values())) if isinstance(counted, Mapping) else int(counted)
 
 
 def versions(session: Session) -> None:
@@ -117,9 +112,21 @@ def _shown(session: Session, found: "DatasetVersion", files: int) -> None:
         for table in found.schema["tables"]
     ]  # fmt: skip
     session.table(("table", "rows", "key", "time", "links", "columns"), rows)
-    for table, counts in found.report.items():
-        session.say(f"import of {table}:")
-        session.table(("counted", ""), [(name, value) for name, value in counts.items() if value])
+    if found.report:
+        _counted(session, found)
+
+
+def _counted(session: Session, found: "DatasetVersion") -> None:
+    """What the import of the version counted: numbers first, then words."""
+    tables = found.report["tables"]
+    counted = ("read", "added", "changed", "removed", "unchanged", "duplicates", "quarantined")
+    rows = [(name, *(counts.get(one, 0) for one in counted)) for name, counts in tables.items()]
+    session.table(("import of", *counted), rows)
+    for name, counts in tables.items():
+        for what in ("reasons", "repaired", "warnings", "notes", "unknown_parents"):
+            if counts.get(what):
+                session.say(f"{name}, {what.replace('_', ' ')}: {cell(counts[what])}")
+    session.say(*(f"note: {note}" for note in found.report["notes"]))
 
 
 def read(

@@ -62,7 +62,7 @@ def size(number: float) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value in a table or a sentence: nothing for None, four digits for fractions, no control characters."""
+    """A value for people: nothing for None, four digits for fractions, local times, no control characters."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -71,6 +71,8 @@ def cell(value: Any) -> str:
         return f"{value:.4g}" if math.isfinite(value) else str(value)
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds")[:19].removesuffix(" 00:00:00")
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {cell(item)}" for key, item in value.items()).translate(_PICTURES)
     if isinstance(value, list | tuple):

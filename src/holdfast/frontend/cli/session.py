@@ -24,7 +24,8 @@ __all__ = ["Report", "Session", "command", "complain"]
 Report = Callable[[int, int, str], None]
 """`report(done, total, message)`: how far a long step is."""
 
-_PIPED_WIDTH = 120
+_PIPED_WIDTH = 100_000
+"""Into a file or another program a row of a table is one line, however long."""
 
 
 class Session:
