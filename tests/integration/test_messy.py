@@ -333,8 +333,11 @@ def _plain_xml(path: Path) -> Cells:
     for number, row in enumerate(sheet.iter(f"{space}row"), start=1):
         for place, cell in enumerate(row, start=1):
             assert cell.get("r") is None
-            text = "".join(part.text or "" for part in cell.iter(f"{space}t"))
+            # No xml:space="preserve" here: Excel cuts blanks at the ends.
+            text = "".join(part.text or "" for part in cell.iter(f"{space}t")).strip(" ")
             value = cell.findtext(f"{space}v")
-            if text or value:
+            if value and place == 18:
+                cells[number, place] = dt.datetime(1899, 12, 30) + dt.timedelta(days=float(value))
+            elif text or value:
                 cells[number, place] = text or float(value or "")
     return cells
