@@ -1,0 +1,1 @@
+"""The handlers that close the circle: ingest, features, train, deploy."""
