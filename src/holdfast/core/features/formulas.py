@@ -1,0 +1,107 @@
+"""Features that a user writes: the text of a feature's name, read back as a definition."""
+
+import re
+
+from holdfast.core.features.definitions import Condition, Feature, Kind
+from holdfast.core.features.primitives import PRIMITIVES, Input
+from holdfast.core.schema import DType, Link, Schema
+from holdfast.core.timeline import parse_duration
+from holdfast.errors import ConfigError, HoldfastError
+
+__all__ = ["parse_feature"]
+
+_CALL = re.compile(r"([A-Z_]+)\((.*)\)", re.DOTALL)
+_WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
+_WHERE = re.compile(r"(.*?)\s+WHERE\s+(.+?)\s*=\s*(.*)", re.DOTALL)
+_TABLE = re.compile(r"(.+?)(?:\[(.+)\])?")
+
+
+def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
+    """The feature of `table` that a formula such as `MEAN(inspections.Score WHERE type = Routine, 30d)` describes.
+
+    It reads `column`, `parent.feature`, `PRIMITIVE(child)`, `PRIMITIVE(child.feature)` and `PRIMITIVE(time column)`;
+    `child[column]` names the link where there are several. ConfigError says which part is wrong.
+    """
+    try:
+        return _parse(formula.strip(), schema, table)
+    except ConfigError:
+        raise
+    except HoldfastError as error:
+        raise ConfigError(
+            f"feature {formula!r}: {error.message}", where={"key": "features.include"}, hint=error.hint
+        ) from error
+
+
+def _parse(text: str, schema: Schema, table: str) -> Feature:
+    call = _CALL.fullmatch(text)
+    if call:
+        return _parse_call(call[1], call[2].strip(), schema, table)
+    head, dot, tail = text.partition(".")
+    if text in schema.table(table).names or not dot:
+        column = schema.table(table).column(text)
+        return Feature(Kind.COLUMN, table, column.dtype, column=text)
+    links = [Link(table, column, parent) for column, parent in schema.table(table).links.items()]
+    link = _link(head, links, "parent")
+    inner = _parse(tail, schema, link.parent)
+    return Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
+
+
+def _parse_call(name: str, inside: str, schema: Schema, table: str) -> Feature:
+    if name not in PRIMITIVES:
+        raise ConfigError(f"there is no primitive {name!r}", where={"key": "features.include"},
+                          hint=f"Primitives are: {', '.join(PRIMITIVES)}")  # fmt: skip
+    primitive = PRIMITIVES[name]
+    if not primitive.aggregates:
+        moment = Feature(Kind.CUTOFF, "", DType.TIME) if inside == "cutoff" else _parse(inside, schema, table)
+        if moment.dtype is not DType.TIME:
+            raise ConfigError(f"{name} takes a time, and {inside!r} is {moment.dtype}")
+        return Feature(Kind.TRANSFORM, moment.table, primitive.gives or DType.FLOAT, primitive=name, inputs=(moment,))
+    window = _WINDOW.fullmatch(inside)
+    inside = window[1] if window else inside
+    where = _WHERE.fullmatch(inside)
+    inside = where[1] if where else inside
+    head, dot, tail = inside.partition(".")
+    link = _link(head, schema.children(table), "child")
+    inner = _parse(tail, schema, link.child) if dot else None
+    if (inner is None) != (primitive.takes is Input.ROWS):
+        raise ConfigError(f"{name} takes {'no column, only a table' if inner else 'a column: table.column'}")
+    if inner and primitive.takes is Input.NUMBER and not inner.dtype.is_number:
+        raise ConfigError(f"{name} takes numbers, and {tail!r} is {inner.dtype}")
+    if inner and primitive.takes is Input.CATEGORY and inner.dtype is not DType.CATEGORY:
+        raise ConfigError(f"{name} takes categories, and {tail!r} is {inner.dtype}")
+    return Feature(
+        Kind.AGGREGATE,
+        table,
+        primitive.gives or (inner.dtype if inner else DType.FLOAT),
+        primitive=name,
+        inputs=(inner,) if inner else (),
+        link=link,
+        window=parse_duration(window[2]) if window else None,
+        condition=_condition(where[2], where[3], schema, link.child) if where else None,
+    )
+
+
+def _condition(column: str, text: str, schema: Schema, table: str) -> Condition:
+    dtype = schema.table(table).column(column).dtype
+    if not dtype.is_number:
+        return Condition(column, text)
+    if dtype is DType.BOOL and text.lower() in {"true", "false"}:
+        return Condition(column, text.lower() == "true")
+    try:
+        return Condition(column, float(text))
+    except ValueError as error:
+        raise ConfigError(f"{column!r} is {dtype}, and {text!r} is no such value") from error
+
+
+def _link(text: str, links: list[Link], kind: str) -> Link:
+    match = _TABLE.fullmatch(text.strip())
+    table, column = (match[1], match[2]) if match else (text, None)
+    fitting = [
+        link for link in links
+        if (link.parent if kind == "parent" else link.child) == table and column in (None, link.column)
+    ]  # fmt: skip
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(sorted({f"{link.parent if kind == 'parent' else link.child}[{link.column}]" for link in links}))
+    problem = "has several links; name one of" if fitting else f"is no {kind} here; there are"
+    raise ConfigError(f"{table!r} {problem}: {names or 'none'}", where={"key": "features.include"})

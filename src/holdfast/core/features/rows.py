@@ -1,0 +1,92 @@
+"""Raw rows of a request, as typed tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from holdfast.core.schema import Column, DType, Schema
+from holdfast.core.timeline import parse_instant
+from holdfast.errors import InputError
+
+__all__ = ["typed_rows", "typed_values"]
+
+
+def typed_rows(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pa.Table]:
+    """Rows per table (column → value, as JSON gives them) as tables with the schema's columns and types.
+
+    A column that a row leaves out is null; times are ISO 8601, naive ones in the schema's time zone. InputError,
+    naming table, row (0-based) and column: an unknown table or column, a value of another type, NaN or infinity, no
+    key, or no time where the table has one.
+    """
+    tables = {}
+    for name, records in rows.items():
+        table = schema.table(name)
+        if isinstance(records, str | bytes | Mapping) or not isinstance(records, Sequence):
+            raise InputError("the rows of a table must be a list of objects", where={"table": name})
+        for number, record in enumerate(records):
+            where = {"table": name, "row": number}
+            if not isinstance(record, Mapping):
+                raise InputError("a row must be an object of column values", where=where)
+            if unknown := [column for column in record if column not in table.names]:
+                raise InputError(
+                    f"there is no column {unknown[0]!r}", where={**where, "column": unknown[0]},
+                    hint=f"Columns are: {', '.join(table.names)}",
+                )  # fmt: skip
+            for needed in (*table.key, *((table.time,) if table.time else ())):
+                if record.get(needed) is None:
+                    raise InputError(f"column {needed!r} must be given", where={**where, "column": needed})
+        tables[name] = pa.table(
+            {
+                column.name: typed_values(
+                    column, [record.get(column.name) for record in records], schema.timezone, table=name
+                )
+                for column in table.columns
+            }
+        )
+    return tables
+
+
+def typed_values(column: Column, values: Sequence[object], timezone: str, *, table: str = "") -> pa.Array:
+    """JSON values of one column as an Arrow array of its type. InputError names the row (0-based) that does not fit."""
+    out = []
+    for number, value in enumerate(values):
+        try:
+            out.append(None if value is None else _typed(column.dtype, value, timezone))
+        except (ValueError, OverflowError, InputError) as error:
+            where = {"table": table} if table else {}
+            shown = repr(value)[:80]
+            raise InputError(
+                f"column {column.name!r} must be {_WANTED[column.dtype]}, not {type(value).__name__} {shown}",
+                where={**where, "row": number, "column": column.name},
+            ) from error
+    return pa.array(out, column.dtype.arrow)
+
+
+_WANTED = {
+    DType.BOOL: "true or false",
+    DType.INT: "a whole number",
+    DType.FLOAT: "a finite number",
+    DType.CATEGORY: "text",
+    DType.TEXT: "text",
+    DType.TIME: "an ISO 8601 date or time",
+}
+
+
+def _typed(dtype: DType, value: object, timezone: str) -> object:
+    if dtype is DType.TIME and isinstance(value, str):
+        return parse_instant(value, timezone)
+    if dtype in (DType.CATEGORY, DType.TEXT) and isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    if dtype is DType.BOOL and isinstance(value, bool):
+        return value
+    if dtype is DType.INT and isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return value
+    if dtype is DType.INT and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if dtype is DType.FLOAT and isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise ValueError

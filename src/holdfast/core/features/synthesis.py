@@ -1,0 +1,202 @@
+"""Deep Feature Synthesis: definitions from a schema.
+
+After Kanter and Veeramachaneni, "Deep Feature Synthesis: Towards Automating Data Science Endeavors" (DSAA 2015):
+features of a table are its columns, transforms of its times, direct features of its parents, and aggregates of the
+features of its children, stacked up to `depth`. Windows and conditions apply to the outermost aggregate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from holdfast.core.features.definitions import Condition, Feature, FeatureSet, Kind
+from holdfast.core.features.formulas import parse_feature
+from holdfast.core.features.primitives import DEFAULT_PRIMITIVES, PRIMITIVES, Input, Primitive
+from holdfast.core.schema import Column, DType, Link, Schema, Table
+from holdfast.core.timeline import parse_duration
+from holdfast.errors import ConfigError
+
+__all__ = ["Options", "Synthesis", "synthesise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to synthesise; the words of `features:` in the project file.
+
+    `conditions`: (table, column) → the values that become conditions. `include`: names or patterns that survive the
+    limit, or formulas of further features. `exclude`: `table.column`, or names or patterns of features.
+    """
+
+    depth: int = 2
+    windows: Sequence[str] = ("all", "90d", "365d")
+    primitives: Sequence[str] = ("default",)
+    conditions: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    limit: int = 500
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    include_cutoff: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """The feature set, and how many features the limit cut off."""
+
+    feature_set: FeatureSet
+    cut: int
+
+
+def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: Options) -> Synthesis:
+    """Definitions for rows of `entity`, simplest first. ConfigError for a primitive, column or formula that is none."""
+    table = schema.table(entity)
+    if len(table.key) != 1:
+        raise ConfigError(f"table {entity!r} needs a key of one column to have features", where={"table": entity})
+    _check_excluded(schema, options)
+    builder = _Builder(schema, options)
+    asked = [*_asked(context, builder)]
+    found = asked + sorted(builder.features(entity, options.depth, came=None, outer=True), key=lambda f: f.depth)
+    unique = {feature.name: feature for feature in found if not builder.excluded(feature)}
+    written = {name: parse_feature(name, schema, entity) for name in options.include if _is_formula(name, unique)}
+    forced = [f for f in unique.values() if any(fnmatchcase(f.name, pattern) for pattern in options.include)]
+    ordered = {f.name: f for f in (*written.values(), *forced, *unique.values())}
+    kept = set(list(ordered)[: max(options.limit, len(written) + len(forced))])
+    features = tuple(f for f in {**unique, **written}.values() if f.name in kept)
+    if not features:
+        raise ConfigError(f"no feature is left for {entity!r}", where={"key": "features"}, hint="Exclude less.")
+    used = Schema({name: t for name, t in schema.tables.items() if name in _tables(features, entity)}, schema.timezone)
+    feature_set = FeatureSet(entity, features, _pruned(used), tuple(context), options.include_cutoff)
+    return Synthesis(feature_set, len(ordered) - len(kept))
+
+
+class _Builder:
+    def __init__(self, schema: Schema, options: Options) -> None:
+        names = [n for p in options.primitives for n in (DEFAULT_PRIMITIVES if p == "default" else (p,))]
+        for name in names:
+            if name not in PRIMITIVES:
+                raise ConfigError(
+                    f"there is no primitive {name!r}", where={"key": "features.primitives"},
+                    hint=f"Primitives are: {', '.join(PRIMITIVES)}",
+                )  # fmt: skip
+        self.schema = schema
+        self.options = options
+        self.aggregates = [PRIMITIVES[n] for n in names if PRIMITIVES[n].aggregates]
+        self.transforms = [PRIMITIVES[n] for n in names if not PRIMITIVES[n].aggregates]
+        self.windows = [None if w == "all" else parse_duration(w) for w in options.windows]
+
+    def excluded(self, feature: Feature) -> bool:
+        columns = {f"{f.table}.{f.column}" for f in feature.walk() if f.kind is Kind.COLUMN}
+        columns |= {f"{f.link.child}.{f.condition.column}" for f in feature.walk() if f.condition and f.link}
+        patterns = self.options.exclude
+        return any(fnmatchcase(name, pattern) for name in (*columns, feature.name) for pattern in patterns)
+
+    def features(self, table: str, depth: int, *, came: Link | None, outer: bool = False) -> Iterator[Feature]:
+        """Features of a table's rows, not going back over the link that led here."""
+        yield from self.columns(self.schema.table(table), depth)
+        if depth == 0:
+            return
+        for column, parent in self.schema.table(table).links.items():
+            link = Link(table, column, parent)
+            if link != came:
+                for inner in self.features(parent, depth - 1, came=link):
+                    yield Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
+        for link in self.schema.children(table):
+            if link != came:
+                yield from self.of_children(link, depth, outer=outer)
+
+    def columns(self, table: Table, depth: int) -> Iterator[Feature]:
+        linking = set(table.links) | ({table.time} if table.time else set())
+        linking |= set(table.key) if len(table.key) == 1 else set()
+        for column in table.columns:
+            if column.name in linking or column.personal:
+                continue
+            feature = Feature(Kind.COLUMN, table.name, column.dtype, column=column.name)
+            if column.dtype is DType.TIME:
+                yield from self.times(feature) if depth else ()
+            elif column.dtype is not DType.TEXT:
+                yield feature
+
+    def times(self, moment: Feature) -> Iterator[Feature]:
+        for primitive in self.transforms:
+            if moment.kind is not Kind.CUTOFF or primitive.name != "TIME_SINCE":
+                dtype = primitive.gives or moment.dtype
+                yield Feature(Kind.TRANSFORM, moment.table, dtype, primitive=primitive.name, inputs=(moment,))
+
+    def of_children(self, link: Link, depth: int, *, outer: bool) -> Iterator[Feature]:
+        timed = self.schema.table(link.child).time is not None
+        inputs = list(self.features(link.child, depth - 1, came=link))
+        for primitive in self.aggregates:
+            if not timed and (primitive.name.startswith("TIME_SINCE") or primitive.name == "TREND"):
+                continue
+            windows = self.windows if outer and timed and primitive.windowed else [None]
+            for window in windows:
+                if primitive.takes is Input.ROWS:
+                    for condition in (None, *(self.conditions(link) if outer and primitive.conditional else ())):
+                        yield self.aggregate(primitive, link, window, None, condition)
+                for inner in inputs:
+                    if _fits(primitive, inner):
+                        yield self.aggregate(primitive, link, window, inner, None)
+
+    def conditions(self, link: Link) -> Iterator[Condition]:
+        for (table, column), values in self.options.conditions.items():
+            if table == link.child:
+                yield from (Condition(column, value) for value in values)
+
+    def aggregate(
+        self, primitive: Primitive, link: Link, window: int | None, inner: Feature | None, condition: Condition | None
+    ) -> Feature:
+        dtype = primitive.gives or (inner.dtype if inner else DType.FLOAT)
+        return Feature(
+            Kind.AGGREGATE, link.parent, dtype, primitive=primitive.name, inputs=(inner,) if inner else (), link=link,
+            window=window, condition=condition,
+        )  # fmt: skip
+
+
+def _asked(context: Sequence[Column], builder: _Builder) -> Iterator[Feature]:
+    """Features of the question itself: its context columns and calendar features of the cutoff."""
+    for column in context:
+        feature = Feature(Kind.CONTEXT, "", column.dtype, column=column.name)
+        if column.dtype is DType.TIME:
+            yield from builder.times(feature)
+        elif column.dtype is not DType.TEXT:
+            yield feature
+    if builder.options.depth:
+        yield from builder.times(Feature(Kind.CUTOFF, "", DType.TIME))
+
+
+def _fits(primitive: Primitive, inner: Feature) -> bool:
+    match primitive.takes:
+        case Input.ROWS | Input.TIME:
+            return False
+        case Input.ANY:
+            return True
+        case Input.TRUTH:
+            return inner.dtype is DType.BOOL
+        case Input.CATEGORY:
+            return inner.dtype is DType.CATEGORY
+        case Input.NUMBER:
+            # Moments of years, weekdays and the like say little; their extremes and modes are not worth their place.
+            return inner.dtype in (DType.INT, DType.FLOAT) and inner.kind is not Kind.TRANSFORM
+
+
+def _check_excluded(schema: Schema, options: Options) -> None:
+    for pattern in options.exclude:
+        table, dot, column = pattern.partition(".")
+        if dot and table in schema.tables and not any(sign in column for sign in "*?["):
+            schema.tables[table].column(column)
+
+
+def _is_formula(name: str, known: Mapping[str, Feature]) -> bool:
+    return not any(fnmatchcase(feature, name) or feature == name for feature in known)
+
+
+def _tables(features: Sequence[Feature], entity: str) -> set[str]:
+    links = {f.link for feature in features for f in feature.walk() if f.link}
+    return {entity} | {link.child for link in links} | {link.parent for link in links}
+
+
+def _pruned(schema: Schema) -> Schema:
+    """The schema without links to tables that are not in it."""
+    tables = {
+        name: Table(t.name, t.columns, t.key, t.time, {c: p for c, p in t.links.items() if p in schema.tables})
+        for name, t in schema.tables.items()
+    }
+    return Schema(tables, schema.timezone)
