@@ -1,1 +1,1 @@
-"""The handlers that close the circle: ingest, features, train, deploy."""
+"""The handlers that close the circle: ingest, features, training, deployment."""

@@ -112,7 +112,8 @@ class Live:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to follow the pointers in the background."""
+        """Load what is deployed, then follow the pointers in the background."""
+        self._try_to_look()
         self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
         self._thread.start()
 
@@ -210,7 +211,9 @@ class Live:
             predictor = load_predictor(self._sources.deployments.get(deployment), self._sources)
         except HoldfastError as error:
             if target not in self._failures or self._failures[target].deployment != deployment:
-                _log.error("deployment %s of %r cannot be loaded, the older one answers on: %s", deployment, target, error)  # noqa: TRY400
+                _log.error(
+                    "deployment %s of %r cannot be loaded, the older one answers on: %s", deployment, target, error
+                )
             self._failures[target] = _Failure(deployment, error, time.monotonic() + _RETRY)
             return
         self._predictors = {**self._predictors, target: predictor}
@@ -226,7 +229,7 @@ class Live:
             self._stored = StoredData.build(version.version, Schema.from_dict(version.schema), tables)
         except HoldfastError as error:
             self._stored_error = error
-            _log.error("the rows of data version %s cannot be read: %s", version.version, error)  # noqa: TRY400
+            _log.error("the rows of data version %s cannot be read: %s", version.version, error)
             return
         self._stored_id, self._stored_error = version.id, None
 
@@ -238,13 +241,15 @@ class Live:
                 self._stored_id = version.id
 
     def _follow(self) -> None:
-        while True:
-            try:
-                self.look()
-                self._trouble = ""
-            except Exception as error:  # noqa: BLE001 - a thread's edge: what answers must go on, whatever the look met
-                if not self._trouble:
-                    _log.exception("the pointers cannot be read; what answers goes on")
-                self._trouble = f"the pointers cannot be read: {error}"
-            if self._stop.wait(INTERVAL):
-                return
+        while not self._stop.wait(INTERVAL):
+            self._try_to_look()
+
+    def _try_to_look(self) -> None:
+        try:
+            self.look()
+        except Exception as error:  # noqa: BLE001 - a thread's edge: what answers must go on, whatever the look met
+            if not self._trouble:
+                _log.exception("the pointers cannot be read; what answers goes on")
+            self._trouble = f"the pointers cannot be read: {error}"
+        else:
+            self._trouble = ""

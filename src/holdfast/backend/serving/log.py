@@ -12,14 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from holdfast.errors import IntegrityError, NotFoundError
+from holdfast.errors import IntegrityError, LimitError, NotFoundError
 
 __all__ = ["LogStats", "Logged", "PredictionLog", "read_prediction", "read_predictions"]
 
@@ -41,8 +41,7 @@ CREATE TABLE IF NOT EXISTS predictions (
 class Logged:
     """One logged answer.
 
-    `at` and `cutoff` are instants (int64 microseconds UTC). `kind` is features, rows, rows+stored, entity, or one of
-    these with a `batch-` before it. `input` is what was asked; `raw_rows`, the rows of tables that came with the
+    `at` and `cutoff` are instants (int64 microseconds UTC). `kind` is features, rows, rows+stored or entity. `input` is what was asked; `raw_rows`, the rows of tables that came with the
     request, is shared by all answers of that request and stored once, under `rows_id`. `data_version` names the
     dataset version whose rows were seen.
     """
@@ -73,30 +72,48 @@ class LogStats:
 
 
 class PredictionLog:
-    """The writing end. `put` may be called from any thread; `capacity` is the number of entries that may wait."""
+    """The writing end. `put` may be called from any thread.
 
-    def __init__(self, path: Path, *, capacity: int = 100_000) -> None:
+    `capacity` bounds what may wait: an entry counts 1 and each raw row that comes with it 1 more. Entries handed over
+    together are taken or dropped together, so that the bound is exceeded by one request at most.
+    """
+
+    def __init__(self, path: Path, *, capacity: int = 20_000) -> None:
         self._path = path
         self._capacity = capacity
         self._queue: deque[Logged] = deque()
-        self._written = self._dropped = self._warned = 0
+        self._written = self._dropped = self._warned = self._weight = 0
         self._failing = ""
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def put(self, entries: Iterable[Logged]) -> None:
-        """Hand over entries; never blocks and never raises."""
-        for entry in entries:
-            if len(self._queue) >= self._capacity:
-                self._dropped += 1
-            else:
-                self._queue.append(entry)
+        """Hand over the entries of one request; never blocks and never raises."""
+        given = list(entries)
+        with self._lock:
+            if self._weight >= self._capacity:
+                self._dropped += len(given)
+                return
+            self._weight += sum(map(_weight, given))
+        self._queue.extend(given)
 
     @property
     def stats(self) -> LogStats:
         """Counts of this process."""
         return LogStats(self._written, len(self._queue), self._dropped, self._failing)
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait until what was handed over is written; batch jobs call it, requests never. LimitError after `timeout`."""
+        until = time.monotonic() + timeout
+        while self._queue:
+            if time.monotonic() > until:
+                raise LimitError(
+                    f"predictions could not be logged within {timeout:g} s: {self._failing or 'the disk is slow'}",
+                    where={"file": str(self._path)},
+                )
+            time.sleep(0.01)
 
     def close(self, timeout: float = 10.0) -> LogStats:
         """Write what is waiting, for at most `timeout` seconds, and stop; what could not be written counts as dropped."""
@@ -134,6 +151,8 @@ class PredictionLog:
         # Only now: until it is written an entry stays in the queue, so that a failed write is repeated.
         for _ in batch:
             self._queue.popleft()
+        with self._lock:
+            self._weight -= sum(map(_weight, batch))
         self._written += len(batch)
 
     def _failed(self, error: Exception) -> None:
@@ -152,10 +171,8 @@ class PredictionLog:
             self._warned = self._dropped
 
 
-def append(path: Path, entries: Iterable[Logged]) -> None:
-    """Write entries now, in one transaction (for batch jobs). OSError or sqlite3.Error when that fails."""
-    with closing(_connect(path)) as connection:
-        _insert(connection, list(entries))
+def _weight(entry: Logged) -> int:
+    return 1 + (sum(map(len, entry.raw_rows.values())) if entry.raw_rows else 0)
 
 
 def read_prediction(path: Path, prediction: str, *, patience: float = 2.0) -> Logged:
@@ -194,18 +211,17 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _insert(connection: sqlite3.Connection, batch: list[Logged]) -> None:
-    encode = msgspec.json.Encoder(enc_hook=str).encode
     raw = {e.rows_id: e.raw_rows for e in batch if e.rows_id is not None and e.raw_rows is not None}
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany(
-            "INSERT OR IGNORE INTO raw_rows VALUES (?, ?)", [(key, encode(body).decode()) for key, body in raw.items()]
+            "INSERT OR IGNORE INTO raw_rows VALUES (?, ?)", [(key, _json(body)) for key, body in raw.items()]
         )
         connection.executemany(
             "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (e.id, e.at, e.deployment, e.target, e.kind, e.entity, e.cutoff, encode(e.input).decode(),
-                 encode(e.output).decode(), e.data_version, e.rows_id, e.latency_us)
+                (e.id, e.at, e.deployment, e.target, e.kind, e.entity, e.cutoff, _json(e.input),
+                 _json(e.output), e.data_version, e.rows_id, e.latency_us)
                 for e in batch
             ],
         )  # fmt: skip
@@ -213,6 +229,10 @@ def _insert(connection: sqlite3.Connection, batch: list[Logged]) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 @contextmanager
@@ -230,7 +250,7 @@ def _select(path: Path, clause: str, values: tuple[object, ...], *, rows: bool =
     body = "r.body" if rows else "NULL"
     query = (
         "SELECT p.id, p.at, p.deployment, p.target, p.kind, p.input, p.output, p.latency_us, p.entity, p.cutoff,"
-        f" p.data_version, p.rows_id, {body} FROM predictions p LEFT JOIN raw_rows r ON r.id = p.rows_id {clause}"  # noqa: S608
+        f" p.data_version, p.rows_id, {body} FROM predictions p LEFT JOIN raw_rows r ON r.id = p.rows_id {clause}"
     )
     try:
         with _reading(path) as connection:

@@ -83,6 +83,11 @@ class Predictor:
             repairs.append(aligned.repairs)
         return self._answer(matrices, [_union(found) for found in zip(*repairs, strict=True)], explain)
 
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """AlignmentError if `predict_features` would refuse the rows."""
+        for group in self._groups:
+            group.encoding.align(rows)
+
     def predict_frame(self, frame: "FeatureFrame", *, explain: bool = False) -> list[Answer]:
         """Answers for computed features."""
         matrices = [group.encoding.encode(frame) for group in self._groups]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.frame import FeatureFrame
-from holdfast.core.features.rows import typed_rows
+from holdfast.core.features.rows import typed_values
 from holdfast.core.features.world import World
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Column, Schema, Table
 from holdfast.core.timeline import ALWAYS, parse_instant
@@ -100,21 +100,16 @@ def ask(feature_set: FeatureSet, questions: Sequence[Question], now: int) -> Ask
     context_names = [column.name for column in feature_set.context]
     for number, question in enumerate(questions):
         _check_context(question.context, context_names, number)
-    typed = _typed("entity", (key,), [{key.name: entity} for entity in entities])
-    context = _typed("context", feature_set.context, [dict(question.context) for question in questions])
     timezone = feature_set.schema.timezone
     cutoffs = [_cutoff(question.cutoff, timezone, now, number) for number, question in enumerate(questions)]
     return Asked(
-        typed[key.name].combine_chunks(),
+        typed_values(key, entities, timezone, table=feature_set.entity),
         np.array(cutoffs, np.int64),
-        {name: context[name].combine_chunks() for name in context_names},
+        {
+            column.name: typed_values(column, [question.context[column.name] for question in questions], timezone)
+            for column in feature_set.context
+        },
     )
-
-
-def _typed(what: str, columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
-    if not columns:
-        return pa.table({})
-    return typed_rows(Schema({what: Table(what, columns)}), {what: rows})[what]
 
 
 def _check_context(context: Mapping[str, Any], names: Sequence[str], number: int) -> None:

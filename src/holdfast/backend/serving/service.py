@@ -12,6 +12,7 @@ from holdfast.backend.serving.predictor import Answer, Predictor
 from holdfast.backend.serving.questions import Asked, Question, StoredData, ask, compute
 from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.world import World
+from holdfast.core.schema import Schema
 from holdfast.core.timeline import isoformat
 from holdfast.errors import RequestError
 
@@ -60,7 +61,8 @@ class Service:
         given = typed_rows(schema, rows)
         world = stored.merged(given) if stored else World.build(schema, given)
         kind = "rows+stored" if stored else "rows"
-        return self._computed(predictor, kind, world, questions, began, explain, stored=stored, raw=rows)
+        notes = _absent_columns(schema, rows)
+        return self._computed(predictor, kind, world, questions, began, explain, stored=stored, raw=rows, notes=notes)
 
     def entities(self, target: str, questions: Sequence[Question], *, explain: bool = False) -> Reply:
         """Answers by entity id from the stored rows of the current data version, which the reply names."""
@@ -81,6 +83,7 @@ class Service:
         *,
         stored: StoredData | None,
         raw: Any,
+        notes: Sequence[dict[str, str]] = (),
     ) -> Reply:
         asked = ask(predictor.feature_set, questions, self._clock.now())
         answers = predictor.predict_frame(compute(predictor.feature_set, world, asked), explain=explain)
@@ -88,8 +91,11 @@ class Service:
         unseen = world.codes(predictor.feature_set.entity, asked.entities) < 0
         for index, answer in enumerate(answers):
             answer["entity"], answer["cutoff"] = keys[index], isoformat(int(asked.cutoffs[index]))
+            answer["repairs"].extend(notes)
             if unseen[index]:
-                detail = f"no row mentions {predictor.feature_set.entity} {keys[index]!r}; counts are 0, the rest is missing"
+                detail = (
+                    f"no row mentions {predictor.feature_set.entity} {keys[index]!r}; counts are 0, the rest is missing"
+                )
                 answer["repairs"].append({"feature": "", "kind": "entity", "detail": detail})
         inputs = [{"entity": q.entity, "cutoff": q.cutoff, "context": dict(q.context)} for q in questions]
         version = stored.version if stored else None
@@ -131,6 +137,17 @@ class Service:
             )
             for answer, given, entity, cutoff in zip(answers, inputs, entities, cutoffs, strict=False)
         )
+
+
+def _absent_columns(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """A repair for each column that no given row of its table has."""
+    return [
+        {"feature": "", "kind": "missing", "detail": f"column {column!r} of {name!r} was not sent; it counts as null"}
+        for name, records in rows.items()
+        if records
+        for column in schema.table(name).names
+        if not any(column in record for record in records)
+    ]
 
 
 def _some(rows: Sequence[Any], what: str) -> None:
