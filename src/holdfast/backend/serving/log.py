@@ -37,13 +37,17 @@ CREATE TABLE IF NOT EXISTS predictions (
 """
 
 
+_COLUMNS = ("id", "at", "deployment", "target", "kind", "entity", "cutoff", "input", "output", "data_version",
+            "rows_id", "latency_us")  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Logged:
     """One logged answer.
 
-    `at` and `cutoff` are instants (int64 microseconds UTC). `kind` is features, rows, rows+stored or entity. `input` is what was asked; `raw_rows`, the rows of tables that came with the
-    request, is shared by all answers of that request and stored once, under `rows_id`. `data_version` names the
-    dataset version whose rows were seen.
+    `at` and `cutoff` are instants (int64 microseconds UTC). `kind` is features, rows, rows+stored or entity. `input` is
+    what was asked; `raw_rows`, the rows of tables that came with the request, is shared by all answers of that request
+    and stored once, under `rows_id`. `data_version` names the dataset version whose rows were seen.
     """
 
     id: str
@@ -63,7 +67,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class LogStats:
-    """What became of the entries of this process; `failing` is the error of the latest write, empty when it went well."""
+    """What became of the entries of this process; `failing` is the error of the latest write, else empty."""
 
     written: int
     waiting: int
@@ -105,7 +109,7 @@ class PredictionLog:
         return LogStats(self._written, len(self._queue), self._dropped, self._failing)
 
     def flush(self, timeout: float = 30.0) -> None:
-        """Wait until what was handed over is written; batch jobs call it, requests never. LimitError after `timeout`."""
+        """Wait until what was handed over is written (batch jobs do, requests never). LimitError after `timeout` s."""
         until = time.monotonic() + timeout
         while self._queue:
             if time.monotonic() > until:
@@ -116,7 +120,7 @@ class PredictionLog:
             time.sleep(0.01)
 
     def close(self, timeout: float = 10.0) -> LogStats:
-        """Write what is waiting, for at most `timeout` seconds, and stop; what could not be written counts as dropped."""
+        """Write what is waiting, for at most `timeout` seconds, and stop; what is left counts as dropped."""
         self._stop.set()
         self._thread.join(timeout)
         left = len(self._queue)
@@ -248,10 +252,9 @@ def _select(path: Path, clause: str, values: tuple[object, ...], *, rows: bool =
     if not path.exists():
         return []
     body = "r.body" if rows else "NULL"
-    query = (
-        "SELECT p.id, p.at, p.deployment, p.target, p.kind, p.input, p.output, p.latency_us, p.entity, p.cutoff,"
-        f" p.data_version, p.rows_id, {body} FROM predictions p LEFT JOIN raw_rows r ON r.id = p.rows_id {clause}"
-    )
+    wanted = ", ".join(f"p.{column}" for column in _COLUMNS)
+    # Only texts of this module are put together here; values are bound.
+    query = f"SELECT {wanted}, {body} FROM predictions p LEFT JOIN raw_rows r ON r.id = p.rows_id {clause}"  # noqa: S608
     try:
         with _reading(path) as connection:
             found = connection.execute(query, values).fetchall()
@@ -266,5 +269,7 @@ def _select(path: Path, clause: str, values: tuple[object, ...], *, rows: bool =
 
 def _logged(row: tuple[Any, ...]) -> Logged:
     decode = msgspec.json.decode
-    head, (given, answered), rest, body = row[:5], row[5:7], row[7:12], row[12]
-    return Logged(*head, decode(given), decode(answered), *rest, None if body is None else decode(body))
+    *columns, body = row
+    entry = dict(zip(_COLUMNS, columns, strict=True))
+    entry |= {name: decode(entry[name]) for name in ("input", "output")}
+    return Logged(**entry, raw_rows=None if body is None else decode(body))

@@ -62,7 +62,9 @@ class Service:
         world = stored.merged(given) if stored else World.build(schema, given)
         kind = "rows+stored" if stored else "rows"
         notes = _absent_columns(schema, rows)
-        return self._computed(predictor, kind, world, questions, began, explain, stored=stored, raw=rows, notes=notes)
+        return self._computed(
+            predictor, kind, world, questions, began, explain=explain, stored=stored, raw=rows, notes=notes
+        )
 
     def entities(self, target: str, questions: Sequence[Question], *, explain: bool = False) -> Reply:
         """Answers by entity id from the stored rows of the current data version, which the reply names."""
@@ -70,7 +72,7 @@ class Service:
         predictor = self.live.predictor(target)
         _some(questions, "entities")
         stored = self.live.stored()
-        return self._computed(predictor, "entity", stored.world, questions, began, explain, stored=stored, raw=None)
+        return self._computed(predictor, "entity", stored.world, questions, began, explain=explain, stored=stored)
 
     def _computed(
         self,
@@ -79,10 +81,10 @@ class Service:
         world: World,
         questions: Sequence[Question],
         began: float,
-        explain: bool,
         *,
+        explain: bool,
         stored: StoredData | None,
-        raw: Any,
+        raw: Any = None,
         notes: Sequence[dict[str, str]] = (),
     ) -> Reply:
         asked = ask(predictor.feature_set, questions, self._clock.now())
@@ -93,9 +95,8 @@ class Service:
             answer["entity"], answer["cutoff"] = keys[index], isoformat(int(asked.cutoffs[index]))
             answer["repairs"].extend(notes)
             if unseen[index]:
-                detail = (
-                    f"no row mentions {predictor.feature_set.entity} {keys[index]!r}; counts are 0, the rest is missing"
-                )
+                entity = predictor.feature_set.entity
+                detail = f"no row mentions {entity} {keys[index]!r}: counts are 0, the rest is missing"
                 answer["repairs"].append({"feature": "", "kind": "entity", "detail": detail})
         inputs = [{"entity": q.entity, "cutoff": q.cutoff, "context": dict(q.context)} for q in questions]
         version = stored.version if stored else None
