@@ -1,0 +1,188 @@
+"""A cheap look into a workbook's zip container before a reader opens it: sizes, entities, and how far its cells reach.
+
+A sheet of 5 kB with one cell in XFD1048576 makes a reader allocate the whole range; this finds such cells by streaming.
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from posixpath import dirname, join, normpath
+from xml.etree import ElementTree
+
+from holdfast.backend.adapters.files.limits import Limits
+from holdfast.errors import FileError, LimitError
+
+__all__ = ["SheetLook", "look"]
+
+_ENTRIES = 20_000
+_RATIO_FREE = 64 << 20
+_CHUNK = 4 << 20
+# A cell with content: `<c r="B7" ...>`; one that only carries a style closes itself and is no content.
+_CELL = re.compile(rb"""<(?:\w+:)?c\s(?:[^>]*?\s)?r=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*?(/?)>""")
+_ERROR = re.compile(rb"""<(?:\w+:)?c\s[^>]*\bt=["']e["']""")
+_ODS_ERROR = re.compile(rb"""value-type=["']error["']""")
+_TEXT_IN_TAIL = 1 << 16
+_RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_RELATION_STRICT = "{http://purl.oclc.org/ooxml/officeDocument/relationships}id"
+
+
+@dataclass(frozen=True, slots=True)
+class SheetLook:
+    """What streaming through one sheet found: cells with content, cells that hold an error value, the range used."""
+
+    cells: int = 0
+    errors: int = 0
+    far: str = ""
+
+
+def look(path: str, kind: str, file: str, limits: Limits) -> dict[str, SheetLook]:
+    """Look through the zip container of an xlsx, xlsb or ods workbook; xlsx sheets by name.
+
+    LimitError when it would unpack too large or a sheet uses too many cells (naming the cell that lies farthest);
+    FileError when it is damaged or has document type or entity declarations, which no spreadsheet program writes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, file, limits)
+            _check_entities(archive, file)
+            if kind == "ods":
+                return {"": _look_ods(archive)}
+            if kind != "xlsx":
+                return {}
+            return {
+                name: _look_sheet(archive, part, name, file, limits) for name, part in _sheet_parts(archive).items()
+            }
+    except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ElementTree.ParseError, NotImplementedError) as error:
+        raise FileError(
+            f"{file} is damaged: {error}",
+            where={"file": file},
+            hint="It was probably cut off or changed on its way; deliver it again",
+        ) from error
+
+
+def _check_sizes(archive: zipfile.ZipFile, file: str, limits: Limits) -> None:
+    entries = archive.infolist()
+    hint = "If that is meant, deliver the table as csv or parquet"
+    if len(entries) > _ENTRIES:
+        raise LimitError(f"{file} has {len(entries):,} parts, more than {_ENTRIES:,}", where={"file": file}, hint=hint)
+    total = sum(entry.file_size for entry in entries)
+    if total > limits.unzipped_bytes:
+        raise LimitError(
+            f"{file} unpacks to {total:,} bytes, more than {limits.unzipped_bytes:,}", where={"file": file}, hint=hint
+        )
+    packed = sum(entry.compress_size for entry in entries)
+    if total > _RATIO_FREE and total > limits.zip_ratio * packed:
+        raise LimitError(
+            f"{file} unpacks to {total:,} bytes, {total // max(packed, 1):,} times its size; a zip bomb looks like that",
+            where={"file": file},
+            hint=hint,
+        )
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise FileError(f"{file} is encrypted", where={"file": file}, hint="Save it without a password")
+
+
+def _check_entities(archive: zipfile.ZipFile, file: str) -> None:
+    for entry in archive.infolist():
+        if not entry.filename.lower().endswith((".xml", ".rels", ".vml")):
+            continue
+        with archive.open(entry) as part:
+            head = part.read(_TEXT_IN_TAIL)
+        if b"<!DOCTYPE" in head or b"<!ENTITY" in head:
+            raise FileError(
+                f"{file} declares document types or entities, which are not read",
+                where={"file": file, "part": entry.filename},
+                hint="No spreadsheet program writes them; open it in one and save it again",
+            )
+
+
+def _sheet_parts(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Sheet names of an xlsx workbook to the parts that hold them."""
+    names = {name.lower(): name for name in archive.namelist()}
+    book = next((name for low, name in names.items() if low.endswith("workbook.xml")), "")
+    folder = dirname(book)
+    relations = names.get(join(folder, "_rels", "workbook.xml.rels").lower(), "")
+    if not book or not relations:
+        return {}
+    targets = {
+        element.get("Id"): normpath(join(folder, element.get("Target", ""))) if element.get("Target", "")[:1] != "/"
+        else element.get("Target", "")[1:]
+        for element in ElementTree.fromstring(archive.read(relations))  # noqa: S314 - declarations were refused above
+    }  # fmt: skip
+    parts: dict[str, str] = {}
+    for element in ElementTree.fromstring(archive.read(book)).iter():  # noqa: S314
+        if element.tag.endswith("}sheet"):
+            target = targets.get(element.get(_RELATION) or element.get(_RELATION_STRICT)) or ""
+            part = names.get(target.lower())
+            if part:
+                parts[element.get("name", "")] = part
+    return parts
+
+
+def _stream(archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
+    """The part in pieces that end at the end of a tag."""
+    rest = b""
+    with archive.open(part) as source:
+        while chunk := source.read(_CHUNK):
+            chunk = rest + chunk
+            cut = chunk.rfind(b">") + 1
+            rest = chunk[cut:] if len(chunk) - cut < _CHUNK else b""
+            yield chunk[:cut] if cut else chunk
+
+
+def _look_sheet(archive: zipfile.ZipFile, part: str, sheet: str, file: str, limits: Limits) -> SheetLook:
+    cells = errors = 0
+    low_row = low_column = 1 << 30
+    high_row = high_column = 0
+    for chunk in _stream(archive, part):
+        found = [match for match in _CELL.findall(chunk) if not match[2]]
+        if not found:
+            continue
+        cells += len(found)
+        if b'"e"' in chunk or b"'e'" in chunk:
+            errors += len(_ERROR.findall(chunk))
+        rows = {int(row) for row in {match[1] for match in found}}
+        columns = {_column_number(letters) for letters in {match[0] for match in found}}
+        low_row, high_row = min(low_row, *rows), max(high_row, *rows)
+        low_column, high_column = min(low_column, *columns), max(high_column, *columns)
+        _check_range(
+            file, sheet, cells, (high_row - low_row + 1) * (high_column - low_column + 1), high_row, high_column, limits
+        )
+    return SheetLook(cells, errors)
+
+
+def _check_range(file: str, sheet: str, cells: int, area: int, row: int, column: int, limits: Limits) -> None:
+    corner = f"{_column_letters(column)}{row}"
+    where = {"file": file, "sheet": sheet, "cell": corner}
+    if cells > limits.cells:
+        raise LimitError(
+            f"{file} has more than {limits.cells:,} cells in one sheet", where=where, hint="Deliver it as csv or parquet"
+        )
+    if area > limits.cells:
+        raise LimitError(
+            f"{file} uses a range of {area:,} cells (up to {corner}) for {cells:,} values; at most {limits.cells:,} are read",
+            where=where,
+            hint="Delete the cells that lie far outside the table, or deliver it as csv or parquet",
+        )
+
+
+def _look_ods(archive: zipfile.ZipFile) -> SheetLook:
+    if "content.xml" not in archive.namelist():
+        return SheetLook()
+    return SheetLook(errors=sum(len(_ODS_ERROR.findall(chunk)) for chunk in _stream(archive, "content.xml")))
+
+
+def _column_number(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - 64
+    return number
+
+
+def _column_letters(number: int) -> str:
+    letters = ""
+    while number:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(65 + rest) + letters
+    return letters

@@ -1,0 +1,80 @@
+"""One file → RawTable."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from holdfast.backend.adapters.files.delimited import read_delimited
+from holdfast.backend.adapters.files.jsonlines import read_json
+from holdfast.backend.adapters.files.limits import Limits
+from holdfast.backend.adapters.files.sandbox import Sandbox
+from holdfast.backend.adapters.files.sniff import Sniffed, sniff
+from holdfast.backend.records import RawTable
+from holdfast.errors import FileError
+
+__all__ = ["FileReader", "read_file"]
+
+
+class FileReader:
+    """Reads files, one at a time; a context manager.
+
+    Workbooks and Parquet are read in a child process under `limits`, which is started when first needed and used
+    again for the next files. For one file, `read_file` is shorter.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._sandbox = Sandbox(self._limits)
+
+    def __enter__(self) -> "FileReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process; it is started again when needed."""
+        self._sandbox.close()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory (resident, in bytes) the child process has used."""
+        return self._sandbox.peak_bytes
+
+    def read(self, path: Path, *, sheet: str | None = None) -> RawTable:
+        """Read one file. `sheet` names the sheet of a workbook; without it the first one with data is read.
+
+        What the file is, its encoding and its delimiter are found out from its content. Raises FileError when it
+        cannot be read or is of a kind that is refused, LimitError when a limit was reached; both name the file.
+        """
+        source = sniff(path, self._limits)
+        is_book = source.kind in ("xlsx", "xls", "xlsb", "ods")
+        if sheet is not None and not is_book:
+            raise FileError(
+                f"{source.name} is {source.kind} and has no sheets",
+                where={"file": source.name, "sheet": sheet},
+                hint="Leave the sheet out",
+            )
+        if source.kind == "csv":
+            return read_delimited(source, self._limits)
+        if source.kind == "json":
+            return read_json(source, self._limits)
+        raw = self._read_binary(source, sheet)
+        return dataclasses.replace(raw, notes=(*source.notes, *raw.notes)) if source.notes else raw
+
+    def _read_binary(self, source: Sniffed, sheet: str | None) -> RawTable:
+        if source.data is None:
+            return self._sandbox.read(source.path.absolute(), source.kind, source.name, sheet)
+        with tempfile.NamedTemporaryFile(prefix="holdfast-", suffix=f".{source.kind}") as unpacked:
+            unpacked.write(source.data)
+            unpacked.flush()
+            return self._sandbox.read(Path(unpacked.name), source.kind, source.name, sheet)
+
+
+def read_file(path: Path, *, sheet: str | None = None, limits: Limits | None = None) -> RawTable:
+    """Read one file; see FileReader.read. A child process that was started is ended."""
+    with FileReader(limits) as reader:
+        return reader.read(path, sheet=sheet)

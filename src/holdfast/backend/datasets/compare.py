@@ -1,0 +1,139 @@
+"""What differs between two versions."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from holdfast.core.prepare import row_ids
+from holdfast.core.prepare.states import number_equal
+from holdfast.core.schema import SYSTEM_FIELDS, Schema, Table
+
+__all__ = ["Comparison", "TableComparison", "compare_versions"]
+
+_EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TableComparison:
+    """Current rows of one table in both versions, matched by key (without a key: by content and number).
+
+    Examples are keys (or rows) as mappings; a changed one also has `was` and `is`, with the columns that differ.
+    """
+
+    added: int
+    removed: int
+    changed: int
+    same: int
+    examples: Mapping[str, tuple[dict[str, Any], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`schema` says in words what changed in it; `tables` compares the rows of tables that either version has."""
+
+    before: str
+    after: str
+    schema: tuple[str, ...]
+    tables: Mapping[str, TableComparison]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def compare_versions(
+    names: tuple[str, str], schemas: tuple[Schema, Schema], rows: tuple[Mapping[str, pa.Table], Mapping[str, pa.Table]]
+) -> Comparison:
+    """Compare the current rows of two versions."""
+    before, after = schemas
+    tables = {}
+    for name in dict.fromkeys((*before.tables, *after.tables)):
+        table = after.tables.get(name) or before.tables[name]
+        tables[name] = _compare_table(table, rows[0].get(name), rows[1].get(name))
+    return Comparison(*names, tuple(_schema_changes(before, after)), tables)
+
+
+def _schema_changes(before: Schema, after: Schema) -> list[str]:
+    said = []
+    for name in dict.fromkeys((*before.tables, *after.tables)):
+        old, new = before.tables.get(name), after.tables.get(name)
+        if old is None or new is None:
+            said.append(f"table {name} {'added' if old is None else 'removed'}")
+            continue
+        for word, one, other in (("key", old.key, new.key), ("time", old.time, new.time), ("links", old.links, new.links)):
+            if one != other:
+                said.append(f"{name}: {word} was {one}, is {other}")
+        columns = {c.name: c for c in old.columns}, {c.name: c for c in new.columns}
+        for column in dict.fromkeys((*columns[0], *columns[1])):
+            was, now = columns[0].get(column), columns[1].get(column)
+            if was is None or now is None:
+                said.append(f"{name}.{column} {'added' if was is None else 'removed'}")
+                continue
+            one, other = was.to_dict(), now.to_dict()
+            said += [f"{name}.{column}: {k} was {one[k]}, is {other[k]}" for k in one if one[k] != other[k]]
+    return said
+
+
+def _compare_table(table: Table, old: pa.Table | None, new: pa.Table | None) -> TableComparison:
+    one, other = _aligned(old, new)
+    columns = one.column_names
+    contents = row_ids([one, other], columns)
+    ids = row_ids([one, other], table.key) if table.key else _numbered(contents)
+    size = max((int(i.max(initial=-1)) for i in ids), default=-1) + 1
+    places = np.full(size, -1, np.int64)
+    places[ids[0]] = np.arange(len(ids[0]))
+    at = places[ids[1]]
+    both = np.flatnonzero(at >= 0)
+    differs = both[contents[0][at[both]] != contents[1][both]] if len(both) else both
+    listed = np.zeros(size, bool)
+    listed[ids[1]] = True
+    added, removed = np.flatnonzero(at < 0), np.flatnonzero(~listed[ids[0]])
+    shown = table.key or columns
+    examples = {
+        "added": tuple(other.select(shown).take(pa.array(added[:_EXAMPLES])).to_pylist()),
+        "removed": tuple(one.select(shown).take(pa.array(removed[:_EXAMPLES])).to_pylist()),
+        "changed": tuple(_difference(table, one, other, int(at[n]), int(n)) for n in differs[:_EXAMPLES]),
+    }
+    return TableComparison(len(added), len(removed), len(differs), len(both) - len(differs), examples)
+
+
+def _aligned(old: pa.Table | None, new: pa.Table | None) -> tuple[pa.Table, pa.Table]:
+    """User columns of both in one schema: a column that one lacks is null; types that differ meet in text."""
+    fields: dict[str, pa.DataType] = {}
+    for rows in (old, new):
+        for field in rows.schema if rows is not None else ():
+            if field.name not in SYSTEM_FIELDS:
+                fields[field.name] = field.type if fields.get(field.name, field.type) == field.type else pa.string()
+    schema = pa.schema(list(fields.items()))
+
+    def fit(rows: pa.Table | None) -> pa.Table:
+        if rows is None:
+            return schema.empty_table()
+        present = set(rows.column_names)
+        columns = [
+            rows[f.name].cast(f.type) if f.name in present else pa.nulls(rows.num_rows, f.type) for f in schema
+        ]
+        return pa.table(columns, schema=schema)
+
+    return fit(old), fit(new)
+
+
+def _numbered(contents: list[Any]) -> list[Any]:
+    """Ids of (content, number among equal rows), shared by both sides."""
+    numbered = [
+        pa.table({"content": content, "number": number_equal(content)}) for content in contents
+    ]
+    return row_ids(numbered, ["content", "number"])
+
+
+def _difference(table: Table, old: pa.Table, new: pa.Table, was: int, now: int) -> dict[str, Any]:
+    one, other = old.slice(was, 1).to_pylist()[0], new.slice(now, 1).to_pylist()[0]
+    names = [name for name in one if one[name] != other[name]]
+    return {
+        **{name: other[name] for name in table.key},
+        "was": {name: one[name] for name in names},
+        "is": {name: other[name] for name in names},
+    }

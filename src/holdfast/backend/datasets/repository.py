@@ -1,0 +1,307 @@
+"""The versions of the data: list, read, compare, go back; and the one way a new version comes to be."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from holdfast.backend.datasets import tables as rows_of
+from holdfast.backend.datasets.compare import Comparison, compare_versions
+from holdfast.backend.datasets.face import face_is, write_face
+from holdfast.backend.datasets.lock import exclusive
+from holdfast.backend.datasets.parts import PartStore, Stored
+from holdfast.backend.datasets.raw import RawFiles
+from holdfast.backend.datasets.tables import Part
+from holdfast.backend.ports import Blobs, Clock
+from holdfast.backend.records import DatasetVersion, RawFile, new_id
+from holdfast.backend.settings import Layout
+from holdfast.backend.store import Pointers, Store
+from holdfast.core.prepare import QUARANTINE, TableContract
+from holdfast.core.schema import Schema, Table
+from holdfast.errors import InputError, LockedError, NotFoundError
+
+__all__ = ["POINTER", "STATES", "Datasets", "Draft"]
+
+POINTER = "dataset"
+"""The pointer that names the current version."""
+STATES = ("pending", "trained", "retrain_needed")
+
+Versions = list[DatasetVersion]  # `Datasets.list` hides the builtin inside the class
+Files = list[RawFile]
+Ranges = Mapping[str, list[Any]]
+Manifest = list[Part]
+
+_QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table."""
+
+    base: DatasetVersion | None
+    period: str
+    schema: Schema
+    contract: Mapping[str, TableContract]
+    rows: Mapping[str, int]
+    parts: Sequence[Part]
+    note: str
+    author: str
+    files: Sequence[RawFile] = ()
+    quarantine: pa.Table | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Datasets:
+    """Versions of all tables together.
+
+    A version's manifest lists immutable parts in order of delivery; versions share them. What is current is the
+    pointer `dataset`. A version is named by its number (`v1.3`) or its id; None is the current one.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, clock: Clock, layout: Layout) -> None:
+        self._store = store
+        self._clock = clock
+        self._layout = layout
+        self.parts = PartStore(blobs)
+        self.raw = RawFiles(layout)
+
+    def list(self) -> Versions:
+        """All versions, oldest first."""
+        with self._store.read() as connection:
+            query = sa.select(rows_of.datasets).order_by(rows_of.datasets.c.major, rows_of.datasets.c.minor)
+            return [rows_of.to_version(row) for row in connection.execute(query)]
+
+    def get(self, version: str | None = None) -> DatasetVersion:
+        """One version; NotFoundError names the nearest ones."""
+        with self._store.read() as connection:
+            return rows_of.to_version(self._row(connection, version))
+
+    def current(self) -> DatasetVersion | None:
+        """The current version, or None before the first import."""
+        with self._store.read() as connection:
+            target = Pointers(connection).get(POINTER)
+            return None if target is None else rows_of.to_version(self._row(connection, target))
+
+    def schema(self, version: str | None = None) -> Schema:
+        """The schema of a version."""
+        return Schema.from_dict(self.get(version).schema)
+
+    def contract(self, version: str | None = None) -> dict[str, TableContract]:
+        """The contract of a version, by table."""
+        with self._store.read() as connection:
+            return _contract(self._row(connection, version))
+
+    def read(
+        self, version: str | None = None, tables: Sequence[str] | None = None, *, current_only: bool = False
+    ) -> dict[str, pa.Table]:
+        """Tables of a version: the user's columns and SYSTEM_FIELDS, in the order of delivery.
+
+        Every state of every row, or with `current_only` the rows that are current (`__known_to` is null).
+        """
+        with self._store.read() as connection:
+            row = self._row(connection, version)
+            schema = Schema.from_dict(rows_of.to_version(row).schema)
+            manifest = rows_of.parts_of(connection, row.id)
+        wanted = [schema.table(name) for name in (tables if tables is not None else schema.tables)]
+        return {
+            table.name: self.parts.states(
+                table, [part for part in manifest if part.table == table.name], current_only=current_only
+            )
+            for table in wanted
+        }
+
+    def files(self, version: str | None = None) -> Files:
+        """The raw files that make up a version, in the order of delivery."""
+        with self._store.read() as connection:
+            return rows_of.files_of(connection, self._row(connection, version).id)
+
+    def quarantine(self, version: str | None = None) -> pa.Table:
+        """Rows kept out of a version and those before it: version, table, file, row, column, value, reason."""
+        with self._store.read() as connection:
+            steps = rows_of.chain(connection, self._row(connection, version).id)
+        pieces = [_QUARANTINE.empty_table()]
+        for step in steps:
+            if step.quarantine:
+                faults = self.parts.read_plain(step.quarantine)
+                pieces.append(faults.add_column(0, "version", pa.array([step.version] * len(faults), pa.string())))
+        return pa.concat_tables(pieces)
+
+    def compare(self, before: str, after: str) -> Comparison:
+        """What changed between two versions: schema, and rows added, removed and changed by key."""
+        one, other = self.get(before), self.get(after)
+        return compare_versions(
+            (one.version, other.version),
+            (Schema.from_dict(one.schema), Schema.from_dict(other.schema)),
+            (self.read(one.id, current_only=True), self.read(other.id, current_only=True)),
+        )
+
+    def checkout(self, version: str, why: str) -> DatasetVersion:
+        """Make `version` current. Nothing is lost: the next import continues from it under a new number."""
+        with self.changing(f"checkout {version}"):
+            with self._store.write() as connection:
+                record = rows_of.to_version(self._row(connection, version))
+                Pointers(connection).move(POINTER, record.id, at=self._clock.now(), why=why)
+            self.refresh_face()
+        return record
+
+    def set_state(self, version: str, state: str) -> None:
+        """Record the training state of a version: pending, trained or retrain_needed."""
+        if state not in STATES:
+            raise InputError(f"{state!r} is no state of a version", hint=f"It is one of: {', '.join(STATES)}")
+        with self._store.write() as connection:
+            row = self._row(connection, version)
+            connection.execute(
+                rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state)
+            )
+
+    def confirm_contract(
+        self, table: str | None = None, columns: Sequence[str] | None = None, *, note: str = "", author: str = ""
+    ) -> DatasetVersion:
+        """Make what was observed bind from now on (of all tables, one table, or some of its columns).
+
+        The result is a new major version of the same data; the current version itself when nothing new binds.
+        """
+        with self.changing("contract confirm"):
+            base, schema, contract = self.get(), self.schema(), self.contract()
+            chosen = [schema.table(table).name] if table else list(schema.tables)
+            for name in columns or ():
+                schema.table(chosen[0]).column(name)
+            confirmed = dict(contract)
+            for name in chosen:
+                held = contract[name]
+                some = {c: one.confirm() for c, one in held.columns.items() if columns is None or c in columns}
+                confirmed[name] = replace(held, columns={**held.columns, **some})
+            if confirmed == contract:
+                return base
+            draft = Draft(
+                base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author
+            )
+            return self.commit(draft, state=base.state)
+
+    def delivered(self, period: str) -> dict[str, str]:
+        """The newest delivered file of each name of a period in the current version, as name -> SHA-256."""
+        current = self.current()
+        files = self.files(current.id) if current else []
+        return {file.name: file.sha256 for file in files if file.period == period}
+
+    def now(self) -> int:
+        """The clock's time."""
+        return self._clock.now()
+
+    @contextmanager
+    def changing(self, what: str) -> Iterator[None]:
+        """Hold the lock of the data; first clear away what an interrupted import left. LockedError when it is held."""
+        with exclusive(self._layout.private / "data.lock", now=self._clock.now(), what=what):
+            self._recover()
+            try:
+                yield
+            finally:
+                self._recover()
+
+    def _recover(self) -> None:
+        with self._store.read() as connection:
+            self.raw.recover({file.delivery for file in rows_of.files_of(connection, None)})
+
+    def last_states(self, version: str | None, table: Table, like: Ranges | None = None) -> Stored:
+        """Last states of a table's rows that may be among those with ranges `like` (all when None)."""
+        return self.parts.last(table, self.manifest(version, table.name), like)
+
+    def manifest(self, version: str | None, table: str) -> Manifest:
+        """The parts of a table in a version (none for version None), in the order of delivery."""
+        if version is None:
+            return []
+        with self._store.read() as connection:
+            return [part for part in rows_of.parts_of(connection, version) if part.table == table]
+
+    def commit(self, draft: Draft, *, state: str | None = None) -> DatasetVersion:
+        """Write a version of all tables and make it current, in one transaction; the lock must be held.
+
+        ConflictError when another version became current since `draft.base`.
+        """
+        quarantined = draft.quarantine if draft.quarantine is not None and draft.quarantine.num_rows else None
+        digest = self.parts.write_plain(quarantined)[0] if quarantined is not None else None
+        now, base = self._clock.now(), draft.base
+        with self._store.write() as connection:
+            record = DatasetVersion(
+                id=new_id("data", now),
+                version=self._next_number(connection, draft),
+                made_at=now,
+                parents=(base.id,) if base else (),
+                period=draft.period,
+                schema=draft.schema.to_dict(),
+                rows=dict(draft.rows),
+                bytes=(base.bytes if base else 0) + sum(part.bytes for part in draft.parts),
+                note=draft.note,
+                author=draft.author,
+                state=state or _next_state(base),
+                sources=tuple(file.id for file in draft.files),
+                report=dict(draft.report),
+            )
+            contract = {name: table.to_dict() for name, table in draft.contract.items()}
+            rows_of.add_version(
+                connection, record, base=base.id if base else None, contract=contract, quarantine=digest
+            )
+            rows_of.add_parts(connection, record.id, draft.parts)
+            rows_of.add_files(connection, record.id, draft.files)
+            why = draft.note or f"data of {draft.period}"
+            Pointers(connection).move(POINTER, record.id, at=now, why=why, expect=base.id if base else None)
+        return record
+
+    def refresh_face(self) -> None:
+        """Bring `data/processed/` up to the current version, if it is not."""
+        current = self.current()
+        if current is None or face_is(self._layout.processed, current.id):
+            return
+        with (
+            suppress(LockedError),  # another process is at it
+            exclusive(self._layout.private / "face.lock", now=self._clock.now(), what="data/processed"),
+        ):
+            rows = self.read(current.id, current_only=True)
+            write_face(self._layout.processed, current.id, current.version, rows)
+
+    def _next_number(self, connection: sa.Connection, draft: Draft) -> str:
+        """The number after the highest there is: numbers never repeat, also after going back."""
+        table = rows_of.datasets
+        last = connection.execute(
+            sa.select(table.c.major, table.c.minor).order_by(table.c.major.desc(), table.c.minor.desc()).limit(1)
+        ).first()
+        if last is None or draft.base is None:
+            return f"v{last.major + 1 if last else 1}.0"
+        held = _contract(self._row(connection, draft.base.id))
+        rules = [{name: one.binding for name, one in contract.items()} for contract in (held, draft.contract)]
+        same = draft.base.schema == draft.schema.to_dict() and rules[0] == rules[1]
+        return f"v{last.major}.{last.minor + 1}" if same else f"v{last.major + 1}.0"
+
+    def _row(self, connection: sa.Connection, version: str | None) -> Any:
+        if version is None:
+            version = Pointers(connection).get(POINTER)
+            if version is None:
+                raise NotFoundError(
+                    "there is no data yet", hint="Import the first delivery: holdfast ingest PERIOD FILES..."
+                )
+        table = rows_of.datasets
+        row = connection.execute(
+            sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
+        ).first()
+        if row is None:
+            names = [name for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))]
+            close = difflib.get_close_matches(version, names, n=3, cutoff=0.3) or names[-3:]
+            raise NotFoundError(
+                f"there is no dataset version {version!r}",
+                where={"version": version},
+                hint=f"Nearest: {', '.join(close)}" if close else "There is none yet.",
+            )
+        return row
+
+
+def _contract(row: Any) -> dict[str, TableContract]:
+    return {name: TableContract.from_dict(one) for name, one in json.loads(row.contract).items()}
+
+
+def _next_state(base: DatasetVersion | None) -> str:
+    return "retrain_needed" if base and base.state in ("trained", "retrain_needed") else "pending"

@@ -1,0 +1,188 @@
+"""The room's tables and their rows as records."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from holdfast.backend.records import DatasetVersion, RawFile
+from holdfast.backend.store import metadata
+
+__all__ = ["Part", "add_files", "add_parts", "add_version", "chain", "datasets", "files_of", "parts_of", "to_version"]
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False, unique=True),
+    sa.Column("major", sa.Integer, nullable=False),
+    sa.Column("minor", sa.Integer, nullable=False),
+    sa.Column("base", sa.Text, sa.ForeignKey("datasets.id")),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+    sa.Column("parents", sa.Text, nullable=False),
+    sa.Column("period", sa.Text, nullable=False),
+    sa.Column("schema", sa.Text, nullable=False),
+    sa.Column("contract", sa.Text, nullable=False),
+    sa.Column("rows", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("sources", sa.Text, nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Column("quarantine", sa.Text),
+)
+"""A version extends the manifest of its `base` by its own parts and files: nothing is copied."""
+
+_parts = sa.Table(
+    "dataset_parts",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("table", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("supersedes", sa.Boolean, nullable=False),
+    sa.Column("period_end", sa.BigInteger, nullable=False),
+    sa.Column("ranges", sa.Text, nullable=False),
+)
+_files = sa.Table(
+    "dataset_files",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.id"), nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("delivery", sa.Text, nullable=False, index=True),
+    sa.Column("period", sa.Text, nullable=False),
+    sa.Column("table", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+)
+_FILE_FIELDS = tuple(column.name for column in _files.c if column.name not in {"dataset", "position"})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A blob of states of one table, and what can be said of it without opening it.
+
+    `supersedes`: some of its states follow states of earlier parts. `ranges` are [min, max] of identifying columns
+    that have no nulls in it. `period_end` is the end of the period that delivered it.
+    """
+
+    table: str
+    digest: str
+    rows: int
+    bytes: int
+    supersedes: bool
+    period_end: int
+    ranges: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def to_version(row: Any) -> DatasetVersion:
+    """A row of `datasets` as a record."""
+    return DatasetVersion(
+        id=row.id,
+        version=row.version,
+        made_at=row.made_at,
+        parents=tuple(json.loads(row.parents)),
+        period=row.period,
+        schema=json.loads(row.schema),
+        rows=json.loads(row.rows),
+        bytes=row.bytes,
+        note=row.note,
+        author=row.author,
+        state=row.state,
+        sources=tuple(json.loads(row.sources)),
+        report=json.loads(row.report),
+    )
+
+
+def add_version(
+    connection: sa.Connection, record: DatasetVersion, *, base: str | None, contract: Any, quarantine: str | None
+) -> None:
+    """Write one version."""
+    major, minor = record.version[1:].split(".")
+    plain = {name: _json(getattr(record, name)) for name in ("parents", "schema", "rows", "sources", "report")}
+    same = {name: getattr(record, name) for name in ("id", "version", "made_at", "period", "bytes", "note", "author")}
+    connection.execute(
+        datasets.insert().values(
+            **same,
+            **plain,
+            state=record.state,
+            major=int(major),
+            minor=int(minor),
+            base=base,
+            contract=_json(contract),
+            quarantine=quarantine,
+        )
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _walk(version: str) -> sa.CTE:
+    """`version` and the versions it extends, with their distance from it."""
+    walk = (
+        sa.select(datasets.c.id, datasets.c.base, sa.literal(0).label("depth"))
+        .where(datasets.c.id == version)
+        .cte("walk", recursive=True)
+    )
+    return walk.union_all(
+        sa.select(datasets.c.id, datasets.c.base, walk.c.depth + 1).join(walk, datasets.c.id == walk.c.base)
+    )
+
+
+def chain(connection: sa.Connection, version: str) -> list[Any]:
+    """Rows of `datasets` whose parts and files make up `version`, oldest first."""
+    walk = _walk(version)
+    query = sa.select(datasets).join(walk, walk.c.id == datasets.c.id).order_by(walk.c.depth.desc())
+    return list(connection.execute(query))
+
+
+def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) -> None:
+    """Write the parts that a version adds."""
+    rows = [
+        {**asdict(part), "ranges": _json(part.ranges), "dataset": version, "position": position}
+        for position, part in enumerate(parts)
+    ]
+    if rows:
+        connection.execute(_parts.insert(), rows)
+
+
+def parts_of(connection: sa.Connection, version: str) -> list[Part]:
+    """The manifest of a version: parts in the order of delivery."""
+    walk = _walk(version)
+    query = (
+        sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
+    )
+    return [
+        Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
+        for row in connection.execute(query)
+    ]
+
+
+def add_files(connection: sa.Connection, version: str, files: Sequence[RawFile]) -> None:
+    """Write the raw files that a version brought."""
+    rows = [{**asdict(file), "dataset": version, "position": position} for position, file in enumerate(files)]
+    if rows:
+        connection.execute(_files.insert(), rows)
+
+
+def files_of(connection: sa.Connection, version: str | None) -> list[RawFile]:
+    """The raw files of a version in the order of delivery; of all versions when None."""
+    query = sa.select(_files).order_by(_files.c.made_at, _files.c.position)
+    if version is not None:
+        walk = _walk(version)
+        query = (
+            sa.select(_files).join(walk, walk.c.id == _files.c.dataset).order_by(walk.c.depth.desc(), _files.c.position)
+        )
+    return [RawFile(**{name: getattr(row, name) for name in _FILE_FIELDS}) for row in connection.execute(query)]

@@ -1,0 +1,207 @@
+"""What the features room remembers: feature sets by content hash, matrices, and their files under `features/`."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from holdfast.backend.features.matrix import Matrix
+from holdfast.backend.features.tables import feature_sets, matrices
+from holdfast.backend.ports import Clock
+from holdfast.backend.records import FeatureSetRecord, MatrixRecord
+from holdfast.backend.settings import Layout
+from holdfast.backend.store.database import Store
+from holdfast.backend.store.files import safe_name, write_whole
+from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.encoding import UNKNOWN, Encoding
+from holdfast.core.features.frame import Categories
+from holdfast.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Features"]
+
+
+class Features:
+    """Feature sets and matrices of one project."""
+
+    def __init__(self, store: Store, clock: Clock, layout: Layout) -> None:
+        self._store = store
+        self._clock = clock
+        self._layout = layout
+
+    def sets(self) -> list[FeatureSetRecord]:
+        """All feature sets, newest first."""
+        with self._store.read() as connection:
+            rows = connection.execute(sa.select(feature_sets).order_by(feature_sets.c.made_at.desc()))
+            return [FeatureSetRecord(**row._mapping) for row in rows]
+
+    def get(self, name: str) -> FeatureSetRecord:
+        """The newest set of a target, or the one whose id begins with `name`. NotFoundError lists what there is."""
+        found = self.sets()
+        for record in found:
+            if record.name == name or (len(name) >= 6 and record.id.startswith(name)):
+                return record
+        names = ", ".join(sorted({record.name for record in found})) or "none yet"
+        raise NotFoundError(
+            f"there is no feature set {name!r}", where={"feature set": name},
+            hint=f"There are: {names}. Make one with: holdfast features synthesise TARGET",
+        )  # fmt: skip
+
+    def save_set(self, name: str, feature_set: FeatureSet, dataset: str) -> FeatureSetRecord:
+        """Remember a set; the same definitions under the same name are one record."""
+        identity = hashlib.sha256(f"{name}\0{feature_set.hash}".encode()).hexdigest()
+        record = FeatureSetRecord(identity, name, self._clock.now(), dataset, feature_set.to_dict())
+        with self._store.write() as connection:
+            row = connection.execute(sa.select(feature_sets).where(feature_sets.c.id == identity)).first()
+            if row is not None:
+                return FeatureSetRecord(**row._mapping)
+            connection.execute(feature_sets.insert().values(**_fields(record)))
+        return record
+
+    def matrices(self, target: str | None = None) -> list[MatrixRecord]:
+        """All matrices (of a target), newest first."""
+        query = sa.select(matrices).order_by(matrices.c.made_at.desc())
+        with self._store.read() as connection:
+            rows = connection.execute(query if target is None else query.where(matrices.c.target == target))
+            return [MatrixRecord(**row._mapping) for row in rows]
+
+    def matrix(self, identity: str) -> MatrixRecord:
+        """The matrix of that id, or NotFoundError."""
+        for record in self.matrices():
+            if record.id == identity:
+                return record
+        raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
+
+    def save_matrix(self, matrix: Matrix, encoding: Encoding, folder: str) -> MatrixRecord:
+        """Write the files of a matrix (see docs/design/features.md), then remember it.
+
+        `folder` is relative to `features/`. The record's id, path and hash are filled in here; an equal matrix (same
+        Parquet bytes) of the same target is one record.
+        """
+        where = self._layout.features / folder
+        frame, labels = _tables(matrix)
+        stem = f"feature_matrix_{safe_name(matrix.record.period)}"
+        parquet = where / f"{stem}.parquet"
+        table = pa.Table.from_pandas(frame.join(labels, rsuffix=" (label)"), preserve_index=True)
+        write_whole(parquet, partial(pq.write_table, table, compression="zstd"))
+        with parquet.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        definitions = _definitions(matrix.feature_set, encoding)
+        statistics = {spec["name"]: _statistics(spec) for spec in encoding.to_dict()}
+        database = {
+            "matrix": frame,
+            "labels": labels,
+            "object_ids": matrix.entities.to_pylist(),
+            "cutoffs": frame.index.get_level_values("cutoff"),
+            "statistics": statistics,
+            "feature_set": matrix.record.feature_set,
+            "data_version": matrix.record.dataset,
+            "target": matrix.record.target,
+        }
+        write_whole(where / f"{stem}.pkl", partial(_pickle, frame))
+        write_whole(where / "feature_definitions.pkl", partial(_pickle, definitions))
+        write_whole(where / "feature_definitions.json", partial(_json, definitions))
+        write_whole(where / "feature_database.pkl", partial(_pickle, database))
+        names = (f"{stem}.parquet", f"{stem}.pkl", "feature_definitions.pkl", "feature_definitions.json",
+                 "feature_database.pkl")  # fmt: skip
+        write_whole(where / "manifest.json", partial(_json, {"matrix": digest, "files": _hashes(where, names)}))
+        return self._remember(matrix.record, parquet, digest)
+
+    def _remember(self, draft: MatrixRecord, parquet: Path, digest: str) -> MatrixRecord:
+        identity = hashlib.sha256(
+            f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode()
+        ).hexdigest()
+        path = parquet.relative_to(self._layout.root).as_posix()
+        values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
+        with self._store.write() as connection:
+            row = connection.execute(sa.select(matrices).where(matrices.c.id == identity)).first()
+            if row is None:
+                connection.execute(matrices.insert().values(**values))
+                return MatrixRecord(**values)
+            return MatrixRecord(**row._mapping)
+
+
+def _fields(record: FeatureSetRecord | MatrixRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def _tables(matrix: Matrix) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Features and labels as frames with the same index (entity, cutoff); the context is among the features."""
+    import pandas as pd
+
+    cutoffs = pd.to_datetime(matrix.cutoffs, unit="us", utc=True)
+    index = pd.MultiIndex.from_arrays([matrix.entities.to_pandas(), cutoffs], names=["entity", "cutoff"])
+    columns = {
+        name: pd.Categorical(column.decode(), categories=list(column.values))
+        if isinstance(column, Categories)
+        else column
+        for name, column in matrix.frame.columns.items()
+    }
+    labels = {
+        name: np.array([*matrix.classes, None], dtype=object)[np.nan_to_num(values, nan=-1).astype(int)]
+        if matrix.classes
+        else values
+        for name, values in matrix.labels.items()
+    }
+    return pd.DataFrame(columns, index=index), pd.DataFrame(labels, index=index)
+
+
+def _definitions(feature_set: FeatureSet, encoding: Encoding) -> dict[str, Any]:
+    """`feature_definitions`: what all models share."""
+    features = []
+    for position, (feature, spec) in enumerate(zip(feature_set.features, encoding.specs, strict=True)):
+        features.append(
+            {
+                "name": feature.name,
+                "position": position,
+                "type": feature.dtype.value,
+                "unit": feature.unit,
+                "description": feature.describe(),
+                "formula": feature.formula,
+                "missing": spec.missing,
+                "fill": UNKNOWN if spec.kind == "category" else spec.fill,
+                "definition": feature.to_dict(),
+            }
+        )
+    return {
+        "hash": feature_set.hash,
+        "entity": feature_set.entity,
+        "context": [column.name for column in feature_set.context],
+        "timezone": feature_set.schema.timezone,
+        "include_cutoff": feature_set.include_cutoff,
+        "features": features,
+        "categorical_categories": encoding.categorical_categories,
+        "schema": feature_set.schema.to_dict(),
+    }
+
+
+def _statistics(spec: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"minimum": "min", "maximum": "max", "mean": "mean", "std": "std", "nulls": "nulls"}
+    return {short: spec[name] for name, short in names.items()} | {"categories": len(spec["categories"])}
+
+
+def _pickle(data: object, path: Path) -> None:
+    with path.open("wb") as file:
+        pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _json(data: object, path: Path) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    hashes = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -1,0 +1,193 @@
+"""From a dataset version to a feature set and a matrix."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from holdfast.backend.datasets import Datasets
+from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns
+from holdfast.backend.pipelines.splitting import split_rows
+from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
+from holdfast.backend.settings import Settings, TargetSettings
+from holdfast.backend.store.files import safe_name
+from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.encoding import Encoding
+from holdfast.core.features.evaluate import evaluate
+from holdfast.core.features.synthesis import Options, Synthesis, synthesise
+from holdfast.core.features.world import World
+from holdfast.core.learn.split import TRAIN
+from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
+from holdfast.core.timeline import Period
+from holdfast.errors import NotFoundError
+
+__all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
+
+Progress = Callable[[int, int, str], None]
+_MAX_VALUES = 8
+"""A category column with more values than this makes no conditions by itself."""
+_TOP_VALUES = 5
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """A feature set as it was recorded, and how many features `features.max` cut off."""
+
+    record: FeatureSetRecord
+    feature_set: FeatureSet
+    cut: int
+
+
+@dataclass(frozen=True)
+class BuiltMatrix:
+    """A matrix, the part of each row (int8 [n]), and how many labels were known too late to be used."""
+
+    matrix: Matrix
+    parts: npt.NDArray[np.int8]
+    late: int
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Everything that a target asks of one dataset version."""
+
+    name: str
+    target: TargetSettings
+    dataset: DatasetVersion
+    schema: Schema
+    tables: dict[str, pa.Table]
+    asked: Asked
+    parts: npt.NDArray[np.int8]
+    late: int
+
+
+def find_target(settings: Settings, name: str | None) -> str:
+    """The target of that name, or the only one when `name` is None. NotFoundError lists what there is."""
+    if name is None and len(settings.targets) == 1:
+        return next(iter(settings.targets))
+    if name is None or name not in settings.targets:
+        raise NotFoundError(
+            f"there is no target {name!r}" if name else "the project has several targets; name one",
+            where={"key": "targets"},
+            hint=f"Targets are: {', '.join(settings.targets) or 'none; add one to holdfast.yaml'}",
+        )
+    return name
+
+
+def synthesise_set(
+    datasets: Datasets, features: Features, settings: Settings, name: str, version: str | None = None
+) -> SynthesisResult:
+    """Synthesise the features of a target over a dataset version (default: the current one) and record the set."""
+    return _synthesise(_ask(datasets, settings, name, version), features, settings)
+
+
+def build_matrix(
+    datasets: Datasets,
+    features: Features,
+    settings: Settings,
+    name: str,
+    *,
+    version: str | None = None,
+    progress: Progress | None = None,
+) -> BuiltMatrix:
+    """Ask a target's rows, synthesise its features, compute the matrix, and write its files.
+
+    The same project, dataset version and target give the same matrix, byte for byte.
+    """
+    report = progress or (lambda _done, _total, _message: None)
+    report(0, 4, f"asking {name}")
+    question = _ask(datasets, settings, name, version)
+    report(1, 4, f"synthesising features for {len(question.asked):,} rows")
+    result = _synthesise(question, features, settings)
+    report(2, 4, f"computing {len(result.feature_set.features):,} features")
+    started = perf_counter()
+    world = World.build(question.schema, question.tables)
+    asked = question.asked
+    frame = evaluate(result.feature_set, world, asked.entities, asked.cutoffs, asked.context)
+    seconds = perf_counter() - started
+    draft = MatrixRecord(
+        id="", made_at=0, target=name, dataset=question.dataset.id, feature_set=result.record.id,
+        period=question.dataset.period, rows=len(asked), path="", sha256="", seconds=seconds,
+    )  # fmt: skip
+    matrix = Matrix(
+        record=draft, task=asked.task, feature_set=result.feature_set, frame=frame, entities=asked.entities,
+        cutoffs=asked.cutoffs, labels=asked.labels, label_known=asked.label_known, classes=asked.classes,
+        dropped=asked.dropped,
+    )  # fmt: skip
+    report(3, 4, "writing the matrix")
+    # The first target of the project has the folder itself, so that the usual project has the usual paths.
+    folder = "" if name == next(iter(settings.targets)) else safe_name(name)
+    record = features.save_matrix(matrix, Encoding.fit(frame, question.parts == TRAIN), folder)
+    report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
+    return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late)
+
+
+def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None) -> _Question:
+    target = settings.targets[find_target(settings, name)]
+    dataset = datasets.get(version)
+    schema = datasets.schema(dataset.id)
+    tables = datasets.read(dataset.id)
+    current = {name: data.filter(pc.is_null(data.column(KNOWN_TO))) for name, data in tables.items()}
+    end = Period.parse(dataset.period, settings.timezone).end
+    asked = ask(schema, current, name, target, default_cutoff=end)
+    parts, late = split_rows(settings, asked.entities, asked.cutoffs, asked.labels, asked.label_known)
+    return _Question(name, target, dataset, schema, tables, asked, parts, late)
+
+
+def _synthesise(question: _Question, features: Features, settings: Settings) -> SynthesisResult:
+    target, rule = question.target, settings.features
+    horizon = int(question.asked.cutoffs[question.parts == TRAIN].max())
+    hidden = [f"{target.from_}.{name}" for name in label_columns(question.schema, target)]
+    options = Options(
+        depth=rule.depth,
+        windows=rule.windows,
+        primitives=rule.primitives,
+        conditions=_conditions(question, settings, horizon),
+        limit=rule.max,
+        include=rule.include,
+        exclude=(*rule.exclude, *hidden),
+        include_cutoff=rule.include_cutoff,
+    )
+    made: Synthesis = synthesise(
+        question.schema, target.entity_table, context_columns(question.schema, target), options
+    )
+    record = features.save_set(question.name, made.feature_set, question.dataset.id)
+    return SynthesisResult(record, made.feature_set, made.cut)
+
+
+def _conditions(question: _Question, settings: Settings, horizon: int) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The values that become conditions: as declared, or the commonest ones that were known to the training rows."""
+    declared = settings.features.conditions
+    if declared == "none":
+        return {}
+    if declared != "auto":
+        return {_table_column(question.schema, key): values for key, values in declared.items()}
+    found = {}
+    for table in question.schema.tables.values():
+        if not table.links:
+            continue
+        known = question.tables[table.name].filter(
+            pc.less_equal(question.tables[table.name].column(KNOWN_FROM).cast(pa.int64()), horizon)
+        )
+        for column in table.columns:
+            plain = column.dtype is DType.CATEGORY and column.name not in table.links and not column.personal
+            if plain and (values := _common_values(known.column(column.name))):
+                found[table.name, column.name] = values
+    return found
+
+
+def _common_values(column: pa.ChunkedArray) -> tuple[str, ...]:
+    counts = pc.value_counts(column.drop_null()).to_pylist()
+    if not 2 <= len(counts) <= _MAX_VALUES:
+        return ()
+    counts.sort(key=lambda item: (-item["counts"], item["values"]))
+    return tuple(item["values"] for item in counts[:_TOP_VALUES])
+
+
+def _table_column(schema: Schema, key: str) -> tuple[str, str]:
+    name, _, column = key.partition(".")
+    return name, schema.table(name).column(column).name
