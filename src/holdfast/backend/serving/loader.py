@@ -68,10 +68,11 @@ def load_predictor(deployment: Deployment, sources: Sources) -> Predictor:
             bundle = load_bundle(path, version.serving)
         except HoldfastError as error:
             raise type(error)(error.message, where={**where, **error.where}, hint=error.hint) from error
-        recorded = (f"{deployment.target}/{label}", version.model, version.version)
-        if (version.model, bundle.model, bundle.version) != recorded:
+        found = (bundle.target, bundle.label, bundle.model, bundle.version)
+        if found != (deployment.target, label, version.model, version.version):
             raise IntegrityError(
-                f"the bundle is of {bundle.model} {bundle.version}, recorded is {version.model} {version.version}",
+                f"the bundle is of label {bundle.label!r} of {bundle.target!r} {bundle.version},"
+                f" recorded is label {label!r} of {deployment.target!r} {version.version}",
                 where=where,
             )
         models[label] = bundle
