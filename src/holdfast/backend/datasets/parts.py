@@ -152,7 +152,9 @@ class PartStore:
         for part in parts:
             rows = self.read_plain(part.digest)
             columns = [
-                rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+                rows[field.name].cast(field.type)
+                if field.name in rows.column_names
+                else pa.nulls(len(rows), field.type)
                 for field in schema
             ]
             pieces.append(pa.table(columns, schema=schema))

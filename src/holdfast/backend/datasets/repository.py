@@ -155,9 +155,7 @@ class Datasets:
             raise InputError(f"{state!r} is no state of a version", hint=f"It is one of: {', '.join(STATES)}")
         with self._store.write() as connection:
             row = self._row(connection, version)
-            connection.execute(
-                rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state)
-            )
+            connection.execute(rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state))
 
     def confirm_contract(
         self, table: str | None = None, columns: Sequence[str] | None = None, *, note: str = "", author: str = ""
@@ -178,9 +176,7 @@ class Datasets:
                 confirmed[name] = replace(held, columns={**held.columns, **some})
             if confirmed == contract:
                 return base
-            draft = Draft(
-                base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author
-            )
+            draft = Draft(base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author)
             return self.commit(draft, state=base.state)
 
     def delivered(self, period: str) -> dict[str, str]:
@@ -289,7 +285,10 @@ class Datasets:
             sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
         ).first()
         if row is None:
-            names = [name for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))]
+            names = [
+                name
+                for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))
+            ]
             close = difflib.get_close_matches(version, names, n=3, cutoff=0.3) or names[-3:]
             raise NotFoundError(
                 f"there is no dataset version {version!r}",

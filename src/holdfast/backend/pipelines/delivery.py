@@ -461,7 +461,9 @@ def _late(delivered: Delivered, changes: Changes) -> pa.Table:
     table = delivered.table
     rows = delivered.rows.take(pa.array(changes.late))
     masked = any(table.column(name).personal for name in table.key)
-    values = [MASKED if masked else ", ".join(str(v) for v in row.values()) for row in rows.select(table.key).to_pylist()]
+    values = [
+        MASKED if masked else ", ".join(str(v) for v in row.values()) for row in rows.select(table.key).to_pylist()
+    ]
     return pa.table(
         [
             pa.array([table.name] * len(values), pa.string()),

@@ -53,7 +53,7 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
     _check_excluded(schema, options)
     builder = _Builder(schema, options)
     asked = [*_asked(context, builder)]
-    found = asked + sorted(builder.features(entity, options.depth, came=None, outer=True), key=lambda f: f.depth)
+    found = asked + sorted(builder.features(entity, options.depth, outer=True), key=lambda f: f.depth)
     unique = {feature.name: feature for feature in found if not builder.excluded(feature)}
     written = {name: parse_feature(name, schema, entity) for name in options.include if _is_formula(name, unique)}
     forced = [f for f in unique.values() if any(fnmatchcase(f.name, pattern) for pattern in options.include)]
@@ -88,19 +88,18 @@ class _Builder:
         patterns = self.options.exclude
         return any(fnmatchcase(name, pattern) for name in (*columns, feature.name) for pattern in patterns)
 
-    def features(self, table: str, depth: int, *, came: Link | None, outer: bool = False) -> Iterator[Feature]:
-        """Features of a table's rows, not going back over the link that led here."""
+    def features(self, table: str, depth: int, *, came: Link | None = None, outer: bool = False) -> Iterator[Feature]:
+        """Features of a table's rows; children that were `came` to from their parent do not look back at it."""
         yield from self.columns(self.schema.table(table), depth)
         if depth == 0:
             return
         for column, parent in self.schema.table(table).links.items():
             link = Link(table, column, parent)
             if link != came:
-                for inner in self.features(parent, depth - 1, came=link):
+                for inner in self.features(parent, depth - 1, outer=outer):
                     yield Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
         for link in self.schema.children(table):
-            if link != came:
-                yield from self.of_children(link, depth, outer=outer)
+            yield from self.of_children(link, depth, outer=outer)
 
     def columns(self, table: Table, depth: int) -> Iterator[Feature]:
         linking = set(table.links) | ({table.time} if table.time else set())

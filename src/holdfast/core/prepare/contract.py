@@ -157,4 +157,3 @@ def observe(
         found = {*pc.unique(values.drop_null()).to_pylist(), *(contract.values or ())}
         seen["values"] = tuple(sorted(found)) if len(found) <= CATEGORY_LIMIT else None
     return replace(contract, **{rule: value for rule, value in seen.items() if rule not in contract.binding})
-

@@ -61,13 +61,13 @@ def convert(array: pa.Array, dtype: DType, *, formats: Sequence[str] = (), timez
     if pa.types.is_null(array.type):
         return Converted(pa.nulls(len(array), dtype.arrow))
     if dtype in (DType.CATEGORY, DType.TEXT):
-        return Converted(to_text(array), (), _counted("number or time as text", array, not pa.types.is_string(array.type)))
+        return Converted(
+            to_text(array), (), _counted("number or time as text", array, not pa.types.is_string(array.type))
+        )
     if dtype is DType.TIME:
         return _times(array, formats, timezone)
     if pa.types.is_timestamp(array.type):
-        return Converted(
-            pa.nulls(len(array), dtype.arrow), ((_valid(array), f"is a time, not {_article(dtype)}"),)
-        )
+        return Converted(pa.nulls(len(array), dtype.arrow), ((_valid(array), f"is a time, not {_article(dtype)}"),))
     if pa.types.is_string(array.type):
         return _from_text(array, dtype)
     return _from_number(array, dtype)
@@ -221,7 +221,9 @@ def _from_number(array: pa.Array, dtype: DType) -> Converted:
         return _faulty(array, pc.is_inf(array), "is infinite", dtype)
     if dtype is DType.BOOL:
         number = array.cast(pa.float64(), safe=False)
-        return _faulty(pc.equal(number, 1.0), pc.and_(pc.not_equal(number, 0.0), pc.not_equal(number, 1.0)), _BOOL_FAULT, dtype)
+        return _faulty(
+            pc.equal(number, 1.0), pc.and_(pc.not_equal(number, 0.0), pc.not_equal(number, 1.0)), _BOOL_FAULT, dtype
+        )
     if pa.types.is_boolean(array.type):
         return Converted(array.cast(pa.int8()).cast(dtype.arrow), (), _counted("truth value as number", array, True))
     if dtype is DType.FLOAT:

@@ -152,4 +152,3 @@ def localize(
         # Inside a change `index` still names the offset before it, which is right for the earlier of two instants.
         instants = np.where(forward & days, starts[following], instants)
     return instants, forward & ~days, inside & ~forward
-

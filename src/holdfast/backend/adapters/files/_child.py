@@ -45,12 +45,12 @@ def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     except HoldfastError as error:
         return {"error": error.to_dict()}
     except MemoryError:
-        error = LimitError(
+        too_large = LimitError(
             f"{file} needs more than {limits.memory_bytes:,} bytes of memory to read",
             where={"file": file},
             hint="Delete cells that lie far outside the table, or deliver it as csv or parquet",
         )
-        return {"error": error.to_dict(), "exhausted": True}
+        return {"error": too_large.to_dict(), "exhausted": True}
     except BaseException as error:  # noqa: BLE001 - the process edge; readers fail on damaged files in any way, panics too
         refused = FileError(
             f"{file} cannot be read as {request['kind']}: {str(error) or type(error).__name__}",
