@@ -333,8 +333,16 @@ def _plain_xml(path: Path) -> Cells:
     for number, row in enumerate(sheet.iter(f"{space}row"), start=1):
         for place, cell in enumerate(row, start=1):
             assert cell.get("r") is None
-            text = "".join(part.text or "" for part in cell.iter(f"{space}t"))
+            text = "".join(_preserved(part) for part in cell.iter(f"{space}t"))
             value = cell.findtext(f"{space}v")
-            if text or value:
+            if value and place == 18:
+                cells[number, place] = dt.datetime(1899, 12, 30) + dt.timedelta(days=float(value))
+            elif text or value:
                 cells[number, place] = text or float(value or "")
     return cells
+
+
+def _preserved(text: ElementTree.Element) -> str:
+    """Without xml:space="preserve" blanks at the ends do not count, as in Excel."""
+    is_kept = text.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
+    return (text.text or "") if is_kept else (text.text or "").strip(" ")

@@ -14,6 +14,7 @@ __all__ = [
     "MatrixRecord",
     "ModelVersion",
     "RawFile",
+    "RawTable",
     "Run",
     "new_id",
 ]

@@ -67,7 +67,7 @@ def build(
     about = {"model": identity.model, "parents": list(identity.parents), "feature_names": list(encoding.names)}
     twin, measured = export_onnx(fitted, golden, outputs, about)
     package = {
-        **describe(fitted, encoding, classes),
+        **describe(fitted, encoding, identity.target, classes),
         "category": identity.label,
         "label_types": list(identity.labels),
         "version": identity.version,

@@ -6,7 +6,6 @@ Files that the manifest does not name are never touched.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Any
 from holdfast.backend.ports import Blobs
 from holdfast.backend.records import ModelVersion
 from holdfast.backend.registry.hashes import sha256_of
+from holdfast.backend.store.files import write_whole
 from holdfast.core.learn.names import distinct_stems, escape
 
-__all__ = ["MANIFEST", "Edit", "Face", "read_manifest", "stem_key", "write_whole"]
+__all__ = ["MANIFEST", "Edit", "Face", "read_manifest", "stem_key"]
 
 MANIFEST = "manifest.json"
 _FORMAT = "holdfast-models/1"
-_TEMPORARY = ".holdfast-tmp"
+_SCRATCH = ".*.new"
+"""What `write_whole` leaves behind when it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +55,19 @@ class Face:
         if not stale and not gone:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(f".*{_TEMPORARY}"):
+        for left in self.folder.glob(_SCRATCH):
             left.unlink(missing_ok=True)
         kept = {name for entry in wanted.values() for name in entry["files"]}
         for model in stale:
+            before = shown.get(model, {}).get("files", {})
             for name, file in wanted[model]["files"].items():
-                if (
-                    file["sha256"] != shown.get(model, {}).get("files", {}).get(name, {}).get("sha256")
-                    or not (self.folder / name).is_file()
-                ):
-                    write_whole(self.folder / name, self._blobs.path(file["sha256"]).read_bytes())
+                self._replace(name, file, before.get(name, {}).get("sha256"))
         for model in stale + gone:
             for name in set(shown.get(model, {}).get("files", {})) - kept:
                 (self.folder / name).unlink(missing_ok=True)
         body = {"format": _FORMAT, "models": wanted}
         text = json.dumps(body, ensure_ascii=False, indent=1, sort_keys=True)
-        write_whole(self.folder / MANIFEST, text.encode("utf-8", "surrogatepass"))
+        _write(self.folder / MANIFEST, text.encode("utf-8", "surrogatepass"))
         return stale
 
     def edits(self, current: Sequence[ModelVersion]) -> list[Edit]:
@@ -86,6 +84,17 @@ class Face:
                 found.append(Edit(version, self.folder / name, content))
         return found
 
+    def _replace(self, name: str, file: Mapping[str, Any], before: str | None) -> None:
+        path = self.folder / name
+        if path.is_file():
+            found = sha256_of(path.read_bytes())
+            if found == file["sha256"]:
+                return
+            if file["role"] == "weights" and found != before:
+                # Somebody edited it since it was last read; what a person wrote is not thrown away.
+                path.replace(path.with_name(f"{name}.edited"))
+        _write(path, self._blobs.path(file["sha256"]).read_bytes())
+
     def _shows(self, entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
         return entry == wanted and all((self.folder / name).is_file() for name in wanted["files"])
 
@@ -93,6 +102,10 @@ class Face:
 def stem_key(target: str, label: str, task: str) -> tuple[str, str]:
     """What a model's files are named after: its label, or its target where that has one label only."""
     return (target, label if task == "multilabel" else target)
+
+
+def _write(path: Path, data: bytes) -> None:
+    write_whole(path, lambda scratch: scratch.write_bytes(data))
 
 
 def _entry(version: ModelVersion, stem: str) -> dict[str, Any]:
@@ -128,21 +141,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = None
     sound = isinstance(manifest, dict) and isinstance(manifest.get("models"), dict)
     return manifest if sound and manifest.get("format") == _FORMAT else {"format": _FORMAT, "models": {}}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

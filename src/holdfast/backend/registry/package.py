@@ -52,7 +52,7 @@ _WEIGHTS_HEAD = """\
 """
 
 
-def describe(fitted: Fitted, encoding: Encoding, classes: Sequence[str]) -> dict[str, Any]:
+def describe(fitted: Fitted, encoding: Encoding, target: str, classes: Sequence[str]) -> dict[str, Any]:
     """The keys of a package that follow from a fitted model and its encoding."""
     importance = feature_importance(fitted.json, encoding.names)
     return {
@@ -70,6 +70,7 @@ def describe(fitted: Fitted, encoding: Encoding, classes: Sequence[str]) -> dict
             "output": {"regression": "number", "multiclass": "probability of each class"}.get(
                 fitted.task, "probability of the label"
             ),
+            "target": target,
             "classes": list(classes),
             "encoding": encoding.to_dict(),
         },

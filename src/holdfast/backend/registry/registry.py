@@ -1,9 +1,9 @@
 """The registry: runs and model versions, and what is current."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from holdfast.backend.registry.package import dump_package, dump_weights, open_p
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.pointers import Move
-from holdfast.errors import ConflictError, NotFoundError
+from holdfast.errors import ConflictError, HoldfastError, InputError, NotFoundError
 
 __all__ = ["Registry", "model_name"]
 
@@ -168,12 +168,12 @@ class Registry:
         """
         with self.store.read() as connection:
             pointers = Pointers(connection)
+            table = tables.model_versions
             if version is None:
-                wanted = pointers.get(f"model:{model}") or model
+                same = table.c.id == (pointers.get(f"model:{model}") or model)
             else:
                 wanted = pointers.get(_tag(model, version)) or version
-            table = tables.model_versions
-            same = (table.c.id == wanted) | ((table.c.model == model) & (table.c.version == wanted))
+                same = (table.c.model == model) & ((table.c.id == wanted) | (table.c.version == wanted))
             row = connection.execute(sa.select(table).where(same)).first()
             if row is not None:
                 return tables.version_of(row)
@@ -213,7 +213,9 @@ class Registry:
         return wanted
 
     def tag(self, model: str, version: str, tag: str) -> ModelVersion:
-        """Give a version a name that can stand for it; a tag that is in use moves."""
+        """Give a version a name that can stand for it; a tag that is in use moves. InputError for `v1.2` and ''."""
+        if not tag or re.fullmatch(r"v\d+\.\d+", tag):
+            raise InputError(f"{tag!r} cannot be a tag", hint="Choose a name that is no version, such as `approved`.")
         found = self.get(model, version)
         with self.store.write() as connection:
             Pointers(connection).move(_tag(model, tag), found.id, at=self.clock.now(), why="tag")
@@ -245,25 +247,19 @@ class Registry:
 
     def load(self, model: str, version: str | None = None) -> dict[str, Any]:
         """The package of a version, opened at the first request. IntegrityError when it is not what was recorded."""
-        self.sync()
+        self.sync(model)
         found = self.get(model, version)
         if found.package not in self._opened:
             self._opened[found.package] = open_package(self.blobs.path(found.package), sha256=found.package)
         return self._opened[found.package]
 
-    def open_file(self, path: Path, *, trust: bool = False) -> dict[str, Any]:
-        """A package file anywhere: opened when its SHA-256 is recorded here, or with `trust`; else UntrustedError."""
-        from holdfast.backend.registry.intake import recorded_hash
-
-        return open_package(path, sha256=recorded_hash(self.store, path), trust=trust)
-
     def compare(self, a: ModelVersion, b: ModelVersion) -> dict[str, Any]:
         """What differs: metrics (each a, b, b - a), parameters, features, data; nothing is unpickled."""
         ours, theirs = (_flat(version.metrics) for version in (a, b))
         metrics = {
-            name: {"a": x, "b": y, "change": y - x if _is_number(x) and _is_number(y) else None}
+            name: {"a": ours.get(name), "b": theirs.get(name), "change": _change(ours.get(name), theirs.get(name))}
             for name in sorted(set(ours) | set(theirs))
-            if (x := ours.get(name)) != (y := theirs.get(name))
+            if ours.get(name) != theirs.get(name)
         }
         keys = sorted(set(a.parameters) | set(b.parameters))
         changed = {k: {"a": a.parameters.get(k), "b": b.parameters.get(k)} for k in keys}
@@ -281,27 +277,34 @@ class Registry:
 
     # -- the folder data/model ----------------------------------------------------------------------------------------
 
-    def sync(self) -> list[ModelVersion]:
-        """Take over edited weights files as new minor versions, then make data/model show what is current.
+    def sync(self, model: str | None = None) -> list[ModelVersion]:
+        """Take over edited weights files (of one model) as new minor versions; then data/model shows what is current.
 
         Returns the new versions. InputError naming file and feature when an edited file cannot be used.
         """
         adopted = []
-        for edit in self._face.edits(self.current()):
-            with self._folder_lock():
-                again = [e for e in self._face.edits(self.current()) if e.path == edit.path]
-                version = self._adopt(again[0]) if again else None
-            if version is not None:
-                adopted.append(version)
+        if self._face.edits(self._currents(model)):
+            with self._folder_lock():  # another process may have been first: look again
+                adopted = [v for edit in self._face.edits(self._currents(model)) if (v := self._adopt(edit))]
         self.refresh()
         return adopted
 
+    def _currents(self, model: str | None) -> list[ModelVersion]:
+        return [version for version in self.current() if model in (None, version.model)]
+
     def refresh(self) -> None:
         """Make data/model show the current versions, whatever it shows now."""
-        with self._folder_lock():
-            with self.store.read() as connection:
-                firsts = list(_firsts(connection).values())
-            self._face.refresh(self.current(), firsts)
+        try:
+            with self._folder_lock():
+                with self.store.read() as connection:
+                    firsts = list(_firsts(connection).values())
+                self._face.refresh(self.current(), firsts)
+        except OSError as error:
+            raise HoldfastError(
+                f"the models are registered, but their folder could not be written: {error}",
+                where={"folder": str(self.layout.models)},
+                hint="Mend the folder; the next command that opens the project writes it again.",
+            ) from error
 
     def _adopt(self, edit: Edit) -> ModelVersion | None:
         old = edit.version
@@ -357,5 +360,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _change(before: object, after: object) -> float | None:
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return None
+    return after - before

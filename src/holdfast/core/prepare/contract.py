@@ -47,7 +47,12 @@ class ColumnContract:
 
     def confirm(self) -> "ColumnContract":
         """The same with every observed rule binding."""
-        found = [rule for rule in RULES if getattr(self, rule) not in (None, True) and rule not in self.declared]
+        observed = {rule: getattr(self, rule) for rule in RULES}
+        found = [
+            rule
+            for rule, value in observed.items()
+            if value is not None and value is not True and rule not in self.declared
+        ]
         return replace(self, confirmed=tuple(found))
 
     def to_dict(self) -> dict[str, Any]:

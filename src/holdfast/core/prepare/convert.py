@@ -278,12 +278,15 @@ def _times(array: pa.Array, formats: Sequence[str], timezone: str) -> Converted:
 
 
 def time_format(array: pa.Array) -> tuple[str | None, bool]:
-    """The format that fits 95 % of the different texts where times are expected, and whether day/month is open."""
+    """The format that fits most cells where times are expected, and whether day/month order is open."""
     array = _plain(array)
     if pa.types.is_timestamp(array.type) or pa.types.is_null(array.type):
         return None, False
-    texts = (_cleaned(text)[0] for text in pc.unique(to_text(array).drop_null()).to_pylist())
-    return choose_format([text for text in texts if text.lower() not in NULL_WORDS], digits=True, tolerance=0.05)
+    cells = pc.value_counts(to_text(array).drop_null())
+    texts = [_cleaned(text)[0] for text in cells.field("values").to_pylist()]
+    found = {text: n for text, n in zip(texts, cells.field("counts").to_pylist(), strict=True)
+             if text.lower() not in NULL_WORDS}  # fmt: skip
+    return choose_format(list(found), list(found.values()), expected=True)
 
 
 def _located(

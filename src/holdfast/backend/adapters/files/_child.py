@@ -3,11 +3,13 @@
 Only what reading needs is imported, so that it starts in a fraction of a second.
 """
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -33,9 +35,18 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + 5)
         answer = _answer(json.loads(line), limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        answer["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        answer["peak_bytes"] = _peak_bytes()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _peak_bytes() -> int:
+    # ru_maxrss also counts what the parent used before this program was started in its copy; Linux knows better.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
