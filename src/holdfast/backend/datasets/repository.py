@@ -149,15 +149,12 @@ class Datasets:
             self.refresh_face()
         return record
 
-    def set_state(self, version: str, state: str) -> None:
-        """Record the training state of a version: pending, trained or retrain_needed."""
+    def set_state(self, connection: sa.Connection, version: str, state: str) -> None:
+        """Record the training state of a version in somebody's transaction: pending, trained or retrain_needed."""
         if state not in STATES:
             raise InputError(f"{state!r} is no state of a version", hint=f"It is one of: {', '.join(STATES)}")
-        with self._store.write() as connection:
-            row = self._row(connection, version)
-            connection.execute(
-                rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state)
-            )
+        row = self._row(connection, version)
+        connection.execute(rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state))
 
     def confirm_contract(
         self, table: str | None = None, columns: Sequence[str] | None = None, *, note: str = "", author: str = ""
@@ -178,9 +175,7 @@ class Datasets:
                 confirmed[name] = replace(held, columns={**held.columns, **some})
             if confirmed == contract:
                 return base
-            draft = Draft(
-                base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author
-            )
+            draft = Draft(base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author)
             return self.commit(draft, state=base.state)
 
     def delivered(self, period: str) -> dict[str, str]:
@@ -289,7 +284,10 @@ class Datasets:
             sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
         ).first()
         if row is None:
-            names = [name for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))]
+            names = [
+                name
+                for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))
+            ]
             close = difflib.get_close_matches(version, names, n=3, cutoff=0.3) or names[-3:]
             raise NotFoundError(
                 f"there is no dataset version {version!r}",
