@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from holdfast.backend.store.files import place
 from holdfast.errors import IntegrityError, NotFoundError
 
 __all__ = ["LocalBlobs"]
@@ -84,20 +85,7 @@ class LocalBlobs:
 
     def _publish(self, file: IO[bytes], scratch: Path, digest: str) -> None:
         file.flush()
-        os.fsync(file.fileno())
-        place = self._place(digest)
-        new = not place.parent.is_dir()
-        place.parent.mkdir(exist_ok=True)
+        target = self._place(digest)
+        target.parent.mkdir(exist_ok=True)
         scratch.chmod(0o444)
-        scratch.replace(place)
-        _sync(place.parent)
-        if new:
-            _sync(self._root)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        place(scratch, target)

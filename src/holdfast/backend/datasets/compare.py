@@ -63,7 +63,11 @@ def _schema_changes(before: Schema, after: Schema) -> list[str]:
         if old is None or new is None:
             said.append(f"table {name} {'added' if old is None else 'removed'}")
             continue
-        for word, one, other in (("key", old.key, new.key), ("time", old.time, new.time), ("links", old.links, new.links)):
+        for word, one, other in (
+            ("key", old.key, new.key),
+            ("time", old.time, new.time),
+            ("links", old.links, new.links),
+        ):
             if one != other:
                 said.append(f"{name}: {word} was {one}, is {other}")
         columns = {c.name: c for c in old.columns}, {c.name: c for c in new.columns}
@@ -113,9 +117,7 @@ def _aligned(old: pa.Table | None, new: pa.Table | None) -> tuple[pa.Table, pa.T
         if rows is None:
             return schema.empty_table()
         present = set(rows.column_names)
-        columns = [
-            rows[f.name].cast(f.type) if f.name in present else pa.nulls(rows.num_rows, f.type) for f in schema
-        ]
+        columns = [rows[f.name].cast(f.type) if f.name in present else pa.nulls(rows.num_rows, f.type) for f in schema]
         return pa.table(columns, schema=schema)
 
     return fit(old), fit(new)
@@ -123,9 +125,7 @@ def _aligned(old: pa.Table | None, new: pa.Table | None) -> tuple[pa.Table, pa.T
 
 def _numbered(contents: list[Any]) -> list[Any]:
     """Ids of (content, number among equal rows), shared by both sides."""
-    numbered = [
-        pa.table({"content": content, "number": number_equal(content)}) for content in contents
-    ]
+    numbered = [pa.table({"content": content, "number": number_equal(content)}) for content in contents]
     return row_ids(numbered, ["content", "number"])
 
 

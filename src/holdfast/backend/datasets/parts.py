@@ -19,7 +19,7 @@ from holdfast.backend.ports import Blobs
 from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
 from holdfast.core.timeline import NEVER
-from holdfast.errors import IntegrityError
+from holdfast.errors import ConflictError, IntegrityError
 
 __all__ = ["REMOVED", "PartStore", "Stored", "identity_columns", "ranges_of"]
 
@@ -152,11 +152,24 @@ class PartStore:
         for part in parts:
             rows = self.read_plain(part.digest)
             columns = [
-                rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+                _widened(table.name, rows, field)
+                if field.name in rows.column_names
+                else pa.nulls(len(rows), field.type)
                 for field in schema
             ]
             pieces.append(pa.table(columns, schema=schema))
         return pa.concat_tables([schema.empty_table(), *pieces])
+
+
+def _widened(table: str, rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        return rows[field.name].cast(field.type)
+    except pa.ArrowInvalid as error:
+        raise ConflictError(
+            f"stored values of this column cannot become {field.type}: {error}",
+            where={"table": table, "column": field.name},
+            hint="Change its type in the project file back.",
+        ) from error
 
 
 def _overlaps(ranges: Mapping[str, list[Any]], like: Mapping[str, list[Any]]) -> bool:

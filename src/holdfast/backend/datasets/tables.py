@@ -161,9 +161,7 @@ def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) ->
 def parts_of(connection: sa.Connection, version: str) -> list[Part]:
     """The manifest of a version: parts in the order of delivery."""
     walk = _walk(version)
-    query = (
-        sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
-    )
+    query = sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
     return [
         Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
         for row in connection.execute(query)

@@ -295,7 +295,9 @@ class _Work:
     def _changes(self, rule: TableRule, delivered: Delivered) -> _Outcome:
         table, rows = delivered.table, delivered.rows
         full = rule.delivery == "full"
-        like = None if full or table.name in self._parents else ranges_of(rows, identity_columns(table))
+        # A type that became wider is checked against all that is stored; otherwise only parts that may hold these rows.
+        all_ = full or table.name in self._parents or self._widened(table)
+        like = None if all_ else ranges_of(rows, identity_columns(table))
         stored = self._datasets.last_states(self._base.id if self._base else None, table, like)
         first = self._first_known(rule, rows)
         if not table.key:
@@ -315,6 +317,11 @@ class _Work:
         )
         quarantine = pa.concat_tables([delivered.quarantine, _late(delivered, changes)])
         return _Outcome(delivered, changes, stored, quarantine, delivered.report)
+
+    def _widened(self, table: Table) -> bool:
+        before = self._schema.tables.get(table.name)
+        types = {column.name: column.dtype for column in before.columns} if before else {}
+        return any(types.get(column.name, column.dtype) is not column.dtype for column in table.columns)
 
     def _first_known(self, rule: TableRule, rows: pa.Table) -> npt.NDArray[np.int64]:
         """When each row is known if it is seen for the first time."""
@@ -425,7 +432,7 @@ class _Work:
 
     def _raw_files(self) -> list[RawFile]:
         now = self._datasets.now()
-        owners = {file.name: [] for file in self._loaded.staged.files}  # type: dict[str, list[str]]
+        owners: dict[str, list[str]] = {file.name: [] for file in self._loaded.staged.files}
         for table, files in self.claimed.items():
             for file in files:
                 owners[file.name].append(table)
@@ -461,7 +468,9 @@ def _late(delivered: Delivered, changes: Changes) -> pa.Table:
     table = delivered.table
     rows = delivered.rows.take(pa.array(changes.late))
     masked = any(table.column(name).personal for name in table.key)
-    values = [MASKED if masked else ", ".join(str(v) for v in row.values()) for row in rows.select(table.key).to_pylist()]
+    values = [
+        MASKED if masked else ", ".join(str(v) for v in row.values()) for row in rows.select(table.key).to_pylist()
+    ]
     return pa.table(
         [
             pa.array([table.name] * len(values), pa.string()),

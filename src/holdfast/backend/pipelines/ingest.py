@@ -53,7 +53,7 @@ def ingest(
     """
     expanded, notes = _expand(files)
     delivery = _Delivery(Period.parse(period, settings.timezone), expanded, notes)
-    return next(iter(_run(datasets, settings, reader, [delivery], note, author, progress)))
+    return _run(datasets, settings, reader, [delivery], note=note, author=author, progress=progress)[0]
 
 
 def ingest_folder(
@@ -97,7 +97,7 @@ def ingest_folder(
         first = deliveries[0]
         said = f"not named by a period, left alone: {', '.join(others)}"
         deliveries[0] = _Delivery(first.period, first.files, (*first.notes, said))
-    return list(_run(datasets, settings, reader, deliveries, note, author, progress))
+    return _run(datasets, settings, reader, deliveries, note=note, author=author, progress=progress)
 
 
 def _expand(files: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -121,6 +121,7 @@ def _run(
     settings: Settings,
     reader: Reader,
     deliveries: Sequence[_Delivery],
+    *,
     note: str,
     author: str,
     progress: Progress | None,

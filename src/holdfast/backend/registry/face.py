@@ -59,12 +59,9 @@ class Face:
             left.unlink(missing_ok=True)
         kept = {name for entry in wanted.values() for name in entry["files"]}
         for model in stale:
+            before = shown.get(model, {}).get("files", {})
             for name, file in wanted[model]["files"].items():
-                if (
-                    file["sha256"] != shown.get(model, {}).get("files", {}).get(name, {}).get("sha256")
-                    or not (self.folder / name).is_file()
-                ):
-                    write_whole(self.folder / name, self._blobs.path(file["sha256"]).read_bytes())
+                self._replace(name, file, before.get(name, {}).get("sha256"))
         for model in stale + gone:
             for name in set(shown.get(model, {}).get("files", {})) - kept:
                 (self.folder / name).unlink(missing_ok=True)
@@ -87,7 +84,7 @@ class Face:
                 found.append(Edit(version, self.folder / name, content))
         return found
 
-    def _write(self, name: str, file: Mapping[str, Any], before: str | None) -> None:
+    def _replace(self, name: str, file: Mapping[str, Any], before: str | None) -> None:
         path = self.folder / name
         if path.is_file():
             found = sha256_of(path.read_bytes())

@@ -47,7 +47,12 @@ class ColumnContract:
 
     def confirm(self) -> "ColumnContract":
         """The same with every observed rule binding."""
-        found = [rule for rule in RULES if getattr(self, rule) not in (None, True) and rule not in self.declared]
+        observed = {rule: getattr(self, rule) for rule in RULES}
+        found = [
+            rule
+            for rule, value in observed.items()
+            if value is not None and value is not True and rule not in self.declared
+        ]
         return replace(self, confirmed=tuple(found))
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,4 +162,3 @@ def observe(
         found = {*pc.unique(values.drop_null()).to_pylist(), *(contract.values or ())}
         seen["values"] = tuple(sorted(found)) if len(found) <= CATEGORY_LIMIT else None
     return replace(contract, **{rule: value for rule, value in seen.items() if rule not in contract.binding})
-

@@ -61,13 +61,13 @@ def convert(array: pa.Array, dtype: DType, *, formats: Sequence[str] = (), timez
     if pa.types.is_null(array.type):
         return Converted(pa.nulls(len(array), dtype.arrow))
     if dtype in (DType.CATEGORY, DType.TEXT):
-        return Converted(to_text(array), (), _counted("number or time as text", array, not pa.types.is_string(array.type)))
+        return Converted(
+            to_text(array), (), _counted("number or time as text", array, not pa.types.is_string(array.type))
+        )
     if dtype is DType.TIME:
         return _times(array, formats, timezone)
     if pa.types.is_timestamp(array.type):
-        return Converted(
-            pa.nulls(len(array), dtype.arrow), ((_valid(array), f"is a time, not {_article(dtype)}"),)
-        )
+        return Converted(pa.nulls(len(array), dtype.arrow), ((_valid(array), f"is a time, not {_article(dtype)}"),))
     if pa.types.is_string(array.type):
         return _from_text(array, dtype)
     return _from_number(array, dtype)
@@ -221,7 +221,9 @@ def _from_number(array: pa.Array, dtype: DType) -> Converted:
         return _faulty(array, pc.is_inf(array), "is infinite", dtype)
     if dtype is DType.BOOL:
         number = array.cast(pa.float64(), safe=False)
-        return _faulty(pc.equal(number, 1.0), pc.and_(pc.not_equal(number, 0.0), pc.not_equal(number, 1.0)), _BOOL_FAULT, dtype)
+        return _faulty(
+            pc.equal(number, 1.0), pc.and_(pc.not_equal(number, 0.0), pc.not_equal(number, 1.0)), _BOOL_FAULT, dtype
+        )
     if pa.types.is_boolean(array.type):
         return Converted(array.cast(pa.int8()).cast(dtype.arrow), (), _counted("truth value as number", array, True))
     if dtype is DType.FLOAT:
@@ -276,12 +278,15 @@ def _times(array: pa.Array, formats: Sequence[str], timezone: str) -> Converted:
 
 
 def time_format(array: pa.Array) -> tuple[str | None, bool]:
-    """The format that fits 95 % of the different texts where times are expected, and whether day/month is open."""
+    """The format that fits most cells where times are expected, and whether day/month order is open."""
     array = _plain(array)
     if pa.types.is_timestamp(array.type) or pa.types.is_null(array.type):
         return None, False
-    texts = (_cleaned(text)[0] for text in pc.unique(to_text(array).drop_null()).to_pylist())
-    return choose_format([text for text in texts if text.lower() not in NULL_WORDS], digits=True, tolerance=0.05)
+    cells = pc.value_counts(to_text(array).drop_null())
+    texts = [_cleaned(text)[0] for text in cells.field("values").to_pylist()]
+    found = {text: n for text, n in zip(texts, cells.field("counts").to_pylist(), strict=True)
+             if text.lower() not in NULL_WORDS}  # fmt: skip
+    return choose_format(list(found), list(found.values()), expected=True)
 
 
 def _located(

@@ -5,7 +5,7 @@ binding rules checked, then equal rows of a keyed table dropped and rows that sh
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -216,7 +216,9 @@ def _schema(
         declared = rule.columns.get(name, Declared())
         held = old_contract.columns.get(name) if old_contract else None
         old = old_table.column(name) if old_table and held else None
-        dtype, contract, note = _column_type(rule, name, cells, declared, old, held, link_types.get(name))
+        dtype, contract, note = _column_type(
+            rule, name, cells, declared=declared, old=old, held=held, linked=link_types.get(name)
+        )
         if note:
             notes.append(f"{name}: {note}")
         if old_table and not old:
@@ -234,6 +236,7 @@ def _column_type(
     rule: TableRule,
     name: str,
     cells: pa.Array,
+    *,
     declared: Declared,
     old: Column | None,
     held: ColumnContract | None,

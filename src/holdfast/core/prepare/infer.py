@@ -61,7 +61,7 @@ def _of_text(array: pa.Array, identifier: bool) -> Proposal:
             number = _number(pa.array(values, pa.string()), identifier)
             if number:
                 return Proposal(number)
-        chosen, ambiguous = choose_format(values, digits=False)
+        chosen, ambiguous = choose_format(values)
         if chosen:
             return Proposal(DType.TIME)
         kind = _string_kind(array, len(distinct), identifier)

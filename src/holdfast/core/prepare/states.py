@@ -72,7 +72,7 @@ def superseded_at(ids: Ints, known_from: Ints, never: int) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a delivery does, as positions in the delivered rows (`added`, `changed`, `late`) and stored ones (`removed`).
+    """What a delivery does: positions of delivered rows (`added`, `changed`, `late`) and of stored ones (`removed`).
 
     `known_from` belongs to `added` followed by `changed`; `removed_from` to `removed`. `late` rows differ from a state
     that a later period delivered: they are not applied. `unchanged` counts.

@@ -99,24 +99,26 @@ def _strptime(text: str, pattern: str) -> Parsed:
     return instant(moment.replace(tzinfo=UTC)), Kind.WALL if clock else Kind.DAY
 
 
-def choose_format(values: Sequence[str], *, digits: bool, tolerance: float = 0.0) -> tuple[str | None, bool]:
-    """The one format that fits all `values` but a share of `tolerance`, and whether day/month order is undecided.
+def choose_format(
+    values: Sequence[str], counts: Sequence[int] | None = None, *, expected: bool = False
+) -> tuple[str | None, bool]:
+    """The one format that fits all `values`, and whether day/month order is undecided.
 
-    `digits` allows `%Y%m%d`. (None, False) when none fits; (None, True) when two fit that read the dates differently.
+    With `expected` (the column must be a time) `%Y%m%d` is tried too, and the format that fits most cells is taken
+    (`counts`: cells per value). (None, False) when none fits; (None, True) when two fit that read the dates
+    differently.
     """
-    if not values:
-        return None, False
-    need = len(values) * (1 - tolerance)
+    weights = [1] * len(values) if counts is None else counts
     fits: dict[str, int] = {}
     for name in FORMATS:
-        if name == "%Y%m%d" and not digits:
-            continue
         parse = parser(name)
-        if parse(values[0])[1] is Kind.BAD and tolerance == 0:
+        if name == "%Y%m%d" and not expected:
             continue
-        count = sum(parse(value)[1] is not Kind.BAD for value in values)
-        if count >= need:
-            fits[name] = count
+        if not expected and values and parse(values[0])[1] is Kind.BAD:
+            continue
+        hits = sum(n for value, n in zip(values, weights, strict=True) if parse(value)[1] is not Kind.BAD)
+        if hits and (expected or hits == sum(weights)):
+            fits[name] = hits
     if not fits:
         return None, False
     best = max(fits, key=lambda name: fits[name])
@@ -152,4 +154,3 @@ def localize(
         # Inside a change `index` still names the offset before it, which is right for the earlier of two instants.
         instants = np.where(forward & days, starts[following], instants)
     return instants, forward & ~days, inside & ~forward
-
