@@ -138,11 +138,24 @@ class Rooms:
             made = build(fitted, encoding, identity, classes=matrix.classes, metrics={}, rows=rows)
             versions.append(
                 ModelVersion(
-                    id=new_id("model", now), model=model, target=target, label=label, task=matrix.task,
-                    version=version, made_at=now, run=run.id, dataset=run.dataset, feature_set=run.feature_set,
-                    parents=(), algorithm="xgboost", parameters={}, metrics={}, serving=self.blobs.put(made.serving),
-                    files={role: self.blobs.put(data) for role, data in made.files.items()}, note="",
-                )  # fmt: skip
+                    id=new_id("model", now),
+                    model=model,
+                    target=target,
+                    label=label,
+                    task=matrix.task,
+                    version=version,
+                    made_at=now,
+                    run=run.id,
+                    dataset=run.dataset,
+                    feature_set=run.feature_set,
+                    parents=(),
+                    algorithm="xgboost",
+                    parameters={},
+                    metrics={},
+                    serving=self.blobs.put(made.serving),
+                    files={role: self.blobs.put(data) for role, data in made.files.items()},
+                    note="",
+                )
             )
         self.registry.register(versions, run=replace(run, ended_at=now, state="done"))
         return matrix
@@ -216,7 +229,13 @@ def main(root, port, workers):
     rooms = Rooms(root)
     serving = rooms.settings.serving.model_copy(update={"port": int(port), "workers": int(workers)})
     rooms.store.close()
-    serve(serving, rooms.log, partial(open_sources, root), partial(open_control, root), lambda text: print(text, flush=True))
+    serve(
+        serving,
+        rooms.log,
+        partial(open_sources, root),
+        partial(open_control, root),
+        lambda text: print(text, flush=True),
+    )
 
 
 if __name__ == "__main__":

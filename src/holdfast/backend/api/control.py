@@ -25,6 +25,7 @@ __all__ = ["ControlRooms", "create_app"]
 
 _log = logging.getLogger("holdfast.control")
 Plain = dict[str, Any]
+_MAX_BODY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,10 @@ def _add_problems(app: FastAPI) -> None:
         return answer(*http_problem(error.status_code, code, str(error.detail)))
 
     async def guard(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length", "0" if request.method in ("GET", "HEAD") else "")
+        if not length.isdigit() or int(length) > _MAX_BODY:
+            limit = {"limit_bytes": _MAX_BODY}
+            return answer(*http_problem(413, "limit", "the body is too large, or its length is not given", where=limit))
         try:
             return await following(request)
         except Exception:  # noqa: BLE001 - the process edge: a caller gets a plain 500, the log the details

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+
+import numpy as np
 
 from holdfast import __version__
 from holdfast.backend.serving.predictor import Predictor, feature_values
@@ -62,7 +63,9 @@ def _feature(spec: FeatureSpec) -> dict[str, Any]:
 
 def _example(predictor: Predictor) -> dict[str, Any]:
     model = next(iter(predictor.models.values()))
-    return {"features": [feature_values(predictor.encoding, model.golden_rows[0])]}
+    rows = model.golden_rows
+    fullest = rows[int(np.isnan(rows).sum(axis=1).argmin())]
+    return {"features": [feature_values(model.encoding, fullest)]}
 
 
 def openapi(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
@@ -98,11 +101,6 @@ def openapi(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
         },
         "components": {"schemas": _schemas()},
     }  # fmt: skip
-
-
-def target_path(target: str) -> str:
-    """The path of a target's predictions; any Unicode name is escaped."""
-    return f"/v1/targets/{quote(target, safe='')}/predict"
 
 
 def _ref(name: str) -> dict[str, str]:

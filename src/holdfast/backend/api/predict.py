@@ -27,6 +27,7 @@ _log = logging.getLogger("holdfast.serving")
 _INLINE_ROWS = 16
 _THREADS = 2
 _MAX_WAITING = 64
+_MAX_DRAINED = 1 << 30
 _JSON = "application/json"
 
 
@@ -103,9 +104,8 @@ def _invalid(message: str) -> RequestError:
 
 def _malformed(message: str, body: bytes) -> RequestError:
     what, _, tail = message.partition(" (byte ")
-    if not tail:
-        return RequestError(f"not valid JSON: {what[:1].lower()}{what[1:]}")
-    position = int(tail.rstrip(")"))
+    position = int(tail.rstrip(")")) if tail else len(body)
+    what = what.removeprefix("JSON is malformed: ")
     before = body[:position]
     where = {
         "line": before.count(b"\n") + 1,
@@ -115,7 +115,7 @@ def _malformed(message: str, body: bytes) -> RequestError:
     rest = body[max(0, position - 1) : position + 9]
     if any(word in rest for word in (b"NaN", b"Infinity", b"nan", b"inf")):
         return RequestError("NaN and Infinity are not JSON", where=where, hint="Send null where a value is not known.")
-    return RequestError(f"not valid JSON: {what}", where=where)
+    return RequestError(f"not valid JSON: {what[:1].lower()}{what[1:]}", where=where)
 
 
 class PredictApp:
@@ -173,18 +173,20 @@ class PredictApp:
     async def _body(self, scope: Any, protocol: Any) -> bytes:
         """The body, never more of it in memory than the limit."""
         length = scope.headers.get("content-length")
-        if length is not None and (not length.isdigit() or int(length) > self._max_body):
-            await _drain(protocol)
-            raise self._too_large()
-        if length is not None:
+        if length is not None and length.isdigit() and int(length) <= self._max_body:
             return bytes(await protocol())
         body, size = [], 0
         async for chunk in protocol:
             size += len(chunk)
-            if size > self._max_body:
-                await _drain(protocol)
-                raise self._too_large()
-            body.append(chunk)
+            # What is too much is still read and forgotten: a client that is writing does not read the answer.
+            if size <= self._max_body:
+                body.append(chunk)
+            elif size > _MAX_DRAINED:
+                break
+            else:
+                body.clear()
+        if size > self._max_body:
+            raise self._too_large()
         return b"".join(body)
 
     def _too_large(self) -> LimitError:
@@ -262,9 +264,3 @@ class PredictApp:
 def _not_allowed(method: str) -> tuple[int, str, bytes]:
     status, document = http_problem(405, "method", f"use {method} here")
     return status, PROBLEM_TYPE, _encode(document)
-
-
-async def _drain(protocol: Any) -> None:
-    """Read what is still sent and forget it, chunk by chunk: a client that is writing cannot read the answer."""
-    async for _ in protocol:
-        pass

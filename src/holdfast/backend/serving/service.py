@@ -14,7 +14,7 @@ from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.world import World
 from holdfast.core.schema import Schema
 from holdfast.core.timeline import isoformat
-from holdfast.errors import RequestError
+from holdfast.errors import InputError, RequestError
 
 __all__ = ["Reply", "Service"]
 
@@ -58,6 +58,11 @@ class Service:
         feature_set = predictor.feature_set
         stored = self.live.stored() if merge else None
         schema = stored.schema if stored else feature_set.schema
+        for name in rows:
+            if name not in schema.tables:
+                raise InputError(
+                    f"there is no table {name!r}", where={"table": name}, hint=f"Tables: {', '.join(schema.tables)}"
+                )
         given = typed_rows(schema, rows)
         world = stored.merged(given) if stored else World.build(schema, given)
         kind = "rows+stored" if stored else "rows"
