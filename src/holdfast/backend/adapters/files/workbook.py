@@ -252,7 +252,13 @@ def _check_cells(file: str, sheet: str, cells: int, limits: Limits) -> None:
         )
 
 
-def _damaged(file: str, error: Exception) -> FileError:
+def _damaged(file: str, error: Exception) -> FileError | LimitError:
+    if "limit exceeded" in str(error).lower():
+        return LimitError(
+            f"{file} spans too many cells: {error}",
+            where={"file": file},
+            hint="Delete the cells that lie far outside the table, or deliver it as csv or parquet",
+        )
     return FileError(
         f"{file} cannot be read as a workbook: {str(error) or type(error).__name__}",
         where={"file": file},
