@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["Report", "Session", "command", "complain"]
 Report = Callable[[int, int, str], None]
 """`report(done, total, message)`: how far a long step is."""
 
+_LINE_SECONDS = 0.5
 _PIPED_WIDTH = 100_000
 """Into a file or another program a row of a table is one line, however long."""
 
@@ -41,6 +43,10 @@ class Session:
         from holdfast.frontend.client import Project
 
         return Project(self.root)
+
+    def use(self, project: "Project") -> None:
+        """Work on a project that is open already."""
+        self.__dict__["project"] = project
 
     @functools.cached_property
     def console(self) -> "Console":
@@ -90,19 +96,28 @@ class Session:
             with _bar() as report:
                 yield report
         else:
-            yield _line
+            yield _Lines()
 
 
-def _line(done: int, total: int, message: str) -> None:
-    sys.stderr.write(f"[{done}/{total}] {cell(message)}\n")
-    sys.stderr.flush()
+class _Lines:
+    """Progress as lines, some a second at most; the first and the last always show."""
+
+    def __init__(self) -> None:
+        self._said = 0.0
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        now = time.monotonic()
+        if now - self._said >= _LINE_SECONDS or done in (0, total):
+            self._said = now
+            sys.stderr.write(f"{100 * done // max(total, 1):3d} %  {cell(message)}\n")
+            sys.stderr.flush()
 
 
 @contextmanager
 def _bar() -> Iterator[Report]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=_console(sys.stderr)) as progress:
         task = progress.add_task("", total=None)
 
