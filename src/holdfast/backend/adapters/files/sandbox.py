@@ -10,6 +10,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -32,11 +33,12 @@ _ROWS = "__row"
 class Sandbox:
     """Reads files in a child process, which is started on first use and used again; `close` ends it.
 
-    One thread at a time. A child that crashed, ran out of memory or time is replaced.
+    Threads take turns. A child that crashed, ran out of memory or time is replaced.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._turn = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
         self._errors: IO[bytes] | None = None
@@ -45,7 +47,7 @@ class Sandbox:
 
     def read(self, path: Path, kind: str, file: str, sheet: str | None) -> RawTable:
         """Read one file of `kind`; `file` is its name for messages. Raises FileError or LimitError, never crashes."""
-        with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        with self._turn, tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             out = Path(folder) / "table.arrow"
             # Under a name that says what it is: readers go by the extension, which may be wrong.
             link = Path(folder) / f"table.{kind}"
