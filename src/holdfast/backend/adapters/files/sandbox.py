@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +33,7 @@ _ROWS = "__row"
 class Sandbox:
     """Reads files in a child process, which is started on first use and used again; `close` ends it.
 
-    One thread at a time. A child that crashed, ran out of memory or time is replaced.
+    Threads take turns. A child that crashed, ran out of memory or time is replaced.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -40,12 +41,13 @@ class Sandbox:
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
         self._errors: IO[bytes] | None = None
+        self._turn = threading.Lock()
         self.peak_bytes = 0
         """Largest resident memory the child reported, in bytes."""
 
     def read(self, path: Path, kind: str, file: str, sheet: str | None) -> RawTable:
         """Read one file of `kind`; `file` is its name for messages. FileError or LimitError, never a crash."""
-        with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        with self._turn, tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             out = Path(folder) / "table.arrow"
             request = {"path": str(path), "kind": kind, "file": file, "sheet": sheet, "out": str(out)}
             answer = self._ask(request, file)
