@@ -66,10 +66,9 @@ def features(inspections: pd.DataFrame, violations: pd.DataFrame, businesses: pd
     visits = history(rows, inspections, {"visits": inspections["business_id"] * 0 + 1.0}).fillna(0)
     complaint = inspections[inspections["type"] == "Complaint"]
     complaints = history(rows, complaint, {"complaints": complaint["business_id"] * 0 + 1.0}).fillna(0)
-    last = pd.merge_asof(
-        rows, scored[["business_id", "date", "Score"]].assign(last=scored["date"]).rename(columns={"Score": "last_score"})
-        .sort_values("date"), on="date", by="business_id", allow_exact_matches=False,
-    )  # fmt: skip
+    latest = scored.sort_values("date")[["business_id", "date", "Score"]].rename(columns={"Score": "last_score"})
+    latest["last"] = latest["date"]
+    last = pd.merge_asof(rows, latest, on="date", by="business_id", allow_exact_matches=False)
     known = businesses.sort_values("known")[["business_id", "known", "postal_code"]]
     area = pd.merge_asof(rows, known, left_on="date", right_on="known", by="business_id")["postal_code"]
     out = pd.DataFrame({f"{risk}, all": sums[risk] for risk in RISKS})

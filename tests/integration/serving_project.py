@@ -71,7 +71,7 @@ class Rooms:
         self.clock = SystemClock()
         self.blobs = LocalBlobs(self.layout.private / "blobs")
         self.store = Store(self.layout.database_url)
-        self.store.create()
+        self.store.upgrade()
         self.datasets = Datasets(self.store, self.blobs, self.clock, self.layout)
         self.features = Features(self.store, self.clock, self.layout)
         self.registry = Registry(self.store, self.blobs, self.clock, self.layout)

@@ -62,7 +62,7 @@ class Services:
         from holdfast.backend.store import Store
 
         store = Store(self.layout.database_url)
-        store.create()
+        store.upgrade()
         return store
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from holdfast.backend.records import RawTable
-from holdfast.backend.serving.questions import Question, entity_column
+from holdfast.backend.serving.questions import Question, ask, entity_column
 from holdfast.backend.serving.service import Service
 from holdfast.core.features.encoding import Encoding
 from holdfast.errors import FileError, HoldfastError, InputError
@@ -18,6 +18,7 @@ __all__ = ["BatchReport", "predict_entities_file", "predict_features_file"]
 
 _CHUNK = 500
 _TEXT_FORMATS = ("csv", "tsv")
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def predict_entities_file(
     kept = [name, *(["cutoff"] if "cutoff" in columns else []), *context]
     whole = key.dtype.value == "int"
     chunks = _Chunks(source, list(dict.fromkeys(kept)), file, None)
-    answers, version = [], None
+    asked = []
     for number, rows in chunks:
         questions = [
             Question(
@@ -103,7 +104,11 @@ def predict_entities_file(
             for row in rows
         ]
         with chunks.placed(number):
-            reply = service.entities(target, questions)
+            ask(predictor.feature_set, questions, 0)
+        asked.append(questions)
+    answers, version = [], None
+    for questions in asked:
+        reply = service.entities(target, questions)
         answers += reply["predictions"]
         version = reply["data_version"]
         service.log.flush()
@@ -130,8 +135,10 @@ class _Chunks:
         self._source = source
         self._file = file
         self._table = source.table.select(list(columns))
-        numbers = {spec.name for spec in encoding.specs if spec.kind == "number"} if encoding else set()
-        self._numbers = numbers.intersection(columns) if source.format.startswith(_TEXT_FORMATS) else set()
+        text = encoding is not None and source.format.startswith(_TEXT_FORMATS)
+        specs = encoding.specs if encoding and text else ()
+        self._numbers = {spec.name for spec in specs if spec.kind == "number"}.intersection(columns)
+        self._truths = {spec.name for spec in specs if spec.kind == "truth"}.intersection(columns)
 
     def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for start in range(0, self._table.num_rows, _CHUNK):
@@ -139,6 +146,8 @@ class _Chunks:
             for row in rows:
                 for name in self._numbers:
                     row[name] = _number(row[name])
+                for name in self._truths:
+                    row[name] = _TRUTHS.get(str(row[name]).lower(), row[name])
             yield start, rows
 
     def placed(self, start: int) -> "_Placed":

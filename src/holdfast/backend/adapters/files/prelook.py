@@ -22,8 +22,14 @@ _CHUNK = 4 << 20
 _AS_CSV = "If that is meant, deliver the table as csv or parquet"
 # A cell with content: `<c r="B7" ...>`; one that only carries a style closes itself and is no content.
 _CELL = re.compile(rb"""<(?:\w+:)?c\s(?:[^>]*?\s)?r=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*?(/?)>""")
+# The same as nearly every program writes it, without empty cells and name prefixes: four times as fast.
+_PLAIN_CELL = re.compile(rb"""<c r="([A-Z]{1,3})([0-9]{1,7})"[^>]*(?<!/)>""")
+_PREFIXED_CELL = re.compile(rb":c[\s>]")
 _ERROR = re.compile(rb"""<(?:\w+:)?c\s[^>]*\bt=["']e["']""")
 _ODS_ERROR = re.compile(rb"""value-type=["']error["']""")
+# Records of xlsb: a sheet in the book, cells that hold an error (as a value, as the result of a formula).
+_BUNDLE_SHEET = 156
+_ERROR_RECORDS = (3, 11)
 _HEAD = 1 << 16
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _RELATION_STRICT = "{http://purl.oclc.org/ooxml/officeDocument/relationships}id"
@@ -56,7 +62,7 @@ class SheetLook:
 
 
 def look(path: str, kind: str, file: str, limits: Limits) -> dict[str, SheetLook]:
-    """Look through the zip container of an xlsx, xlsb or ods workbook; xlsx sheets by name.
+    """Look through the zip container of an xlsx, xlsb or ods workbook; sheets by name (ods: one for all).
 
     LimitError when it would unpack too large (`SheetLook.check` tells of single sheets);
     FileError when it is damaged or has document type or entity declarations, which no spreadsheet program writes.
@@ -67,8 +73,8 @@ def look(path: str, kind: str, file: str, limits: Limits) -> dict[str, SheetLook
             _check_entities(archive, file)
             if kind == "ods":
                 return {"": _look_ods(archive)}
-            if kind != "xlsx":
-                return {}
+            if kind == "xlsb":
+                return {name: _look_records(archive, part, limits) for name, part in _record_parts(archive).items()}
             return {name: _look_sheet(archive, part, limits) for name, part in _sheet_parts(archive).items()}
     except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ElementTree.ParseError, NotImplementedError) as error:
         raise FileError(
@@ -156,7 +162,7 @@ def _look_sheet(archive: zipfile.ZipFile, part: str, limits: Limits) -> SheetLoo
     low_row = low_column = 1 << 30
     high_row = high_column = 0
     for chunk in _stream(archive, part):
-        found = [match for match in _CELL.findall(chunk) if not match[2]]
+        found = _cells(chunk)
         if not found:
             continue
         cells += len(found)
@@ -170,6 +176,82 @@ def _look_sheet(archive: zipfile.ZipFile, part: str, limits: Limits) -> SheetLoo
         if max(cells, area) > limits.cells:
             break
     return SheetLook(cells, errors, area, f"{_column_letters(high_column)}{high_row}")
+
+
+def _cells(chunk: bytes) -> list[tuple[bytes, ...]]:
+    """Column letters and row digits of the cells with content."""
+    plain: list[tuple[bytes, ...]] = _PLAIN_CELL.findall(chunk)
+    if len(plain) == chunk.count(b"<c") and not _PREFIXED_CELL.search(chunk):
+        return plain
+    return [match for match in _CELL.findall(chunk) if not match[2]]
+
+
+def _record_parts(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Sheet names of an xlsb workbook to the parts that hold them."""
+    names = {name.lower(): name for name in archive.namelist()}
+    relations = names.get("xl/_rels/workbook.bin.rels", "")
+    if not relations:
+        return {}
+    targets = {
+        element.get("Id"): normpath(join("xl", element.get("Target", ""))).lower()
+        for element in ElementTree.fromstring(archive.read(relations))  # noqa: S314 - declarations were refused above
+    }
+    parts = {}
+    for number, body in _records(archive.read(names["xl/workbook.bin"])):
+        if number == _BUNDLE_SHEET:
+            relation, rest = _wide_text(body[8:])
+            name, _ = _wide_text(rest)
+            part = names.get(targets.get(relation, ""))
+            if part:
+                parts[name] = part
+    return parts
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Records of a part of an xlsb workbook ([MS-XLSB] 2.1.4): a number and its size, seven bits a byte, and a body."""
+    place, end = 0, len(data)
+    while place < end:
+        number = data[place]
+        place += 1
+        if number & 0x80 and place < end:
+            number = (number & 0x7F) | (data[place] & 0x7F) << 7
+            place += 1
+        size = shift = 0
+        while place < end:
+            byte = data[place]
+            place += 1
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80 or shift == 28:
+                break
+        yield number, data[place : place + size]
+        place += size
+
+
+def _wide_text(data: bytes) -> tuple[str, bytes]:
+    size = 4 + 2 * int.from_bytes(data[:4], "little")
+    return data[4:size].decode("utf-16-le", errors="replace"), data[size:]
+
+
+def _look_records(archive: zipfile.ZipFile, part: str, limits: Limits) -> SheetLook:
+    """The same as _look_sheet for a sheet of an xlsb workbook."""
+    cells = errors = row = 0
+    rows: set[int] = set()
+    columns: set[int] = set()
+    for number, body in _records(archive.read(part)):
+        if number == 0:
+            row = int.from_bytes(body[:4], "little") + 1
+        elif 2 <= number <= 11:
+            cells += 1
+            errors += number in _ERROR_RECORDS
+            rows.add(row)
+            columns.add(int.from_bytes(body[:4], "little") + 1)
+            if cells > limits.cells:
+                break
+    if not cells:
+        return SheetLook()
+    area = (max(rows) - min(rows) + 1) * (max(columns) - min(columns) + 1)
+    return SheetLook(cells, errors, area, f"{_column_letters(max(columns))}{max(rows)}")
 
 
 def _look_ods(archive: zipfile.ZipFile) -> SheetLook:

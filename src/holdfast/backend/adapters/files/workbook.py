@@ -48,10 +48,11 @@ class _Book:
 
 
 def read_workbook(path: str, kind: str, file: str, sheet: str | None, limits: Limits) -> RawTable:
-    """Read one sheet: the named one, or the first visible one with data (further ones are named in the notes).
+    """Read one sheet of `path`, whose extension must be `kind`.
 
-    The header is the first row that is not empty; wholly empty rows at the end are left out. Error cells (#N/A ...)
-    are null and counted. FileError or LimitError if it cannot be read.
+    The named one, or the first visible one with data (further ones are named in the notes). The header is the first
+    row that is not empty; wholly empty rows at the end are left out. Error cells (#N/A ...) are null and counted.
+    FileError or LimitError if it cannot be read.
     """
     looks = look(path, kind, file, limits) if kind != "xls" else {}
     book = _open_xls(path, file, limits) if kind == "xls" else _open_calamine(path, kind, file, looks, limits)
@@ -171,7 +172,7 @@ def _open_calamine(path: str, kind: str, file: str, looks: dict[str, SheetLook],
 
     def has_data(name: str) -> bool:
         # The look misses cells that do not say where they are.
-        return (name in looks and looks[name].cells > 0) or bool(load(name).rows)
+        return (name in looks and looks[name].cells > 0) or book.get_sheet_by_name(name).start is not None
 
     return _Book(shown, [meta.name for meta in sheets if meta.name not in shown], load, has_data)
 
