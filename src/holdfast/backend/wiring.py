@@ -1,6 +1,9 @@
 """Puts the rooms together with the outside systems: the only module that names adapters."""
 
-from collections.abc import Callable
+import atexit
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,13 +13,14 @@ from holdfast.backend.logging import start_logging
 from holdfast.backend.settings import Layout, Settings, load
 
 if TYPE_CHECKING:
-    from holdfast.backend.adapters.files import FileReader
     from holdfast.backend.api.control import ControlRooms
     from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
     from holdfast.backend.features import Features
+    from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.trace import Lineage
     from holdfast.backend.ports import Blobs, Clock
+    from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
     from holdfast.backend.serving.service import Service
@@ -117,7 +121,10 @@ class Services:
         from holdfast.backend.serving.log import PredictionLog
         from holdfast.backend.serving.service import Service
 
-        return Service(Live(self.sources), PredictionLog(self.prediction_log), self.clock)
+        log = PredictionLog(self.prediction_log)
+        # A script that never closes the project loses no prediction either.
+        atexit.register(log.close)
+        return Service(Live(self.sources), log, self.clock)
 
     @cached_property
     def lineage(self) -> "Lineage":
@@ -163,6 +170,7 @@ class Services:
         """Give back connections."""
         if "service" in self.__dict__:
             self.service.log.close()
+            atexit.unregister(self.service.log.close)
             del self.__dict__["service"]
         if "store" in self.__dict__:
             self.store.close()
@@ -185,8 +193,20 @@ def _open_control(root: Path) -> "ControlRooms":
     )
 
 
-def file_reader() -> "FileReader":
-    """What reads delivered files; a context manager."""
+@contextmanager
+def file_reader() -> "Iterator[Reader]":
+    """What reads delivered files: in each thread a child process of its own, all ended with the context."""
     from holdfast.backend.adapters.files import FileReader
 
-    return FileReader()
+    own = threading.local()
+    lock = threading.Lock()
+    with ExitStack() as readers:
+
+        def read(path: Path, *, sheet: str | None = None) -> "RawTable":
+            if not hasattr(own, "reader"):
+                with lock:
+                    own.reader = readers.enter_context(FileReader())
+            table: RawTable = own.reader.read(path, sheet=sheet)
+            return table
+
+        yield read

@@ -100,9 +100,9 @@ class Project:
         from holdfast.backend.pipelines.ingest import ingest
 
         paths = [Path(file) for file in files]
-        with self._verb("ingest", period), file_reader() as reader:
+        with self._verb("ingest", period), file_reader() as read:
             return ingest(
-                self.data, self.settings, reader.read, period, paths, note=note, author=self.author, progress=progress
+                self.data, self.settings, read, period, paths, note=note, author=self.author, progress=progress
             )
 
     def ingest_folder(
@@ -114,9 +114,9 @@ class Project:
         """
         from holdfast.backend.pipelines.ingest import ingest_folder
 
-        with self._verb("ingest", str(folder)), file_reader() as reader:
+        with self._verb("ingest", str(folder)), file_reader() as read:
             return ingest_folder(
-                self.data, self.settings, reader.read, Path(folder), note=note, author=self.author, progress=progress
+                self.data, self.settings, read, Path(folder), note=note, author=self.author, progress=progress
             )
 
     def rows(self, table: str, *, version: str | None = None, history: bool = False) -> "pa.Table":
@@ -266,8 +266,8 @@ class Project:
 
         name, path = find_target(self.settings, target), Path(file)
         predictor = self.service.live.predictor(name)
-        with self._verb("predict", f"{name} {path.name}"), file_reader() as reader:
-            raw = reader.read(path)
+        with self._verb("predict", f"{name} {path.name}"), file_reader() as read:
+            raw = read(path)
             context = {column.name for column in predictor.feature_set.context}
             given = set(predictor.encoding.names) & set(raw.table.column_names)
             predict = predict_features_file if given - context else predict_entities_file
@@ -346,8 +346,8 @@ def init(folder: str | Path, from_: str | Path | None = None) -> Path:
         raise ConflictError(f"{path} is there already", hint="Edit it, or choose another folder.")
     proposal = None
     if from_ is not None:
-        with file_reader() as reader:
-            proposal = propose(look(Path(from_), reader.read))
+        with file_reader() as read:
+            proposal = propose(look(Path(from_), read))
     text = render(root.name or "project", proposal)
     parse(text, str(path))
     root.mkdir(parents=True, exist_ok=True)

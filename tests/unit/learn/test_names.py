@@ -1,4 +1,3 @@
-import os
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -57,8 +56,13 @@ def test_names_can_be_files(tmp_path: Path, label: str) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(["t", "T", "u"]), st.sampled_from(["a", "A", "é", "e\u0301", "t/a", "ß", "SS"])),
-                unique=True, max_size=12))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["t", "T", "u"]), st.sampled_from(["a", "A", "é", "e\u0301", "t/a", "ß", "SS"])),
+        unique=True,
+        max_size=12,
+    )
+)
 def test_stems_are_distinct_where_case_and_forms_do_not_count(models: list[tuple[str, str]]) -> None:
     stems = distinct_stems(models)
     folded = [unicodedata.normalize("NFC", unicodedata.normalize("NFC", s).casefold()) for s in stems.values()]
@@ -71,4 +75,4 @@ def test_stems_are_distinct_where_case_and_forms_do_not_count(models: list[tuple
 def test_file_system_keeps_escaped_surrogates() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, escape("\udcff")).touch()
-        assert [unescape(name) for name in os.listdir(folder)] == ["\udcff"]
+        assert [unescape(path.name) for path in Path(folder).iterdir()] == ["\udcff"]

@@ -1,8 +1,10 @@
 """The demo: a made-up city's deliveries, and the whole job on them."""
 
+import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -11,10 +13,13 @@ from holdfast.frontend.cli.models import trained
 from holdfast.frontend.cli.serving import show_answer, show_lineage
 from holdfast.frontend.cli.session import Session, command
 
+if TYPE_CHECKING:
+    from holdfast.frontend.client import Project
+
 __all__ = ["register"]
 
 _TARGET = "风险"
-_ASKED = {"entity": "R00087", "cutoff": "2024-07-01", "context": {"inspector": "检查员15"}}
+_ASKED: dict[str, Any] = {"entity": "R00630", "cutoff": "2024-07-01", "context": {"inspector": "检查员15"}}
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +34,7 @@ def demo(
     from holdfast.frontend.client import Project
     from holdfast.frontend.demo import DELIVERIES, generate
 
-    root = session.root / folder
+    root = (session.root / folder).resolve()
     if root.exists() and any(root.iterdir()):
         raise ConflictError(f"{root} is not empty", hint="Choose a new folder.")
     _begin(session, "1/6 A city delivers: 18 months, four tables each, in Chinese and English, with defects")
@@ -57,7 +62,7 @@ def demo(
                      lambda: _where(session, folder))  # fmt: skip
 
 
-def _ask(session: Session, project: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _ask(session: Session, project: "Project") -> tuple[dict[str, Any], dict[str, Any]]:
     _begin(session, f"5/6 Predict: what will a visit to {_ASKED['entity']} find?")
     _, question = project.question(_TARGET, *_ASKED.values())
     service = project.service
@@ -74,8 +79,9 @@ def _ask(session: Session, project: Any) -> tuple[dict[str, Any], dict[str, Any]
 
 def _where(session: Session, folder: Path) -> None:
     place = shlex.quote(str(folder))
-    body = '{"entities": [{"entity": "%(entity)s", "cutoff": "%(cutoff)s", "context": {"inspector": "%(inspector)s"}}]}'
-    asked = body % {**_ASKED, "inspector": "检查员15"}
+    entity, cutoff, context = _ASKED.values()
+    question = {"entities": [{"id": entity, "cutoff": cutoff, "context": context}], "explain": True}
+    given = " ".join(f"--context {name}={value}" for name, value in context.items())
     session.say(
         "",
         "Look around:",
@@ -84,11 +90,11 @@ def _where(session: Session, folder: Path) -> None:
         f"  holdfast features show {_TARGET} -C {place}",
         f"  {folder}/data/model, {folder}/features, {folder}/logs",
         "Ask for a prediction:",
-        f"  holdfast predict -C {place} --target {_TARGET} --entity R00087 --at 2024-07-01"
-        " --context inspector=检查员15 --explain",
+        f"  holdfast predict -C {place} --target {_TARGET} --entity {entity} --at {cutoff} {given} --explain",
         "Or over HTTP:",
         f"  holdfast serve -C {place}",
-        f"  curl -s http://127.0.0.1:8700/v1/targets/%E9%A3%8E%E9%99%A9/predict -d '{asked}'",
+        f"  curl -s http://127.0.0.1:8700/v1/targets/{quote(_TARGET)}/predict -d "
+        + shlex.quote(json.dumps(question, ensure_ascii=False)),
     )
 
 

@@ -1,5 +1,6 @@
 """Commands that answer: serve, predict, trace."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from holdfast.frontend.cli.session import Report, Session, command
 __all__ = ["register", "show_answer", "show_lineage"]
 
 _ROWS_SHOWN = 12
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def register(app: typer.Typer) -> None:
@@ -113,13 +115,18 @@ def trace(
 
 def show_lineage(session: Session, node: Mapping[str, Any], depth: int = 0) -> None:
     """A node and what it came from, indented; long lists of files are counted."""
-    facts = {key: value for key, value in node.get("facts", {}).items() if _is_short(value)}
-    session.say(f"{'  ' * depth}{node['kind']} {cell(node['id'])}" + (f"  ({cell(facts)})" if facts else ""))
+    facts = {key: _short(value) for key, value in node.get("facts", {}).items() if _is_short(value)}
+    session.say(f"{'  ' * depth}{node['kind']} {cell(_short(node['id']))}" + (f"  ({cell(facts)})" if facts else ""))
     parents = node.get("from", ())
     for parent in parents[:_ROWS_SHOWN]:
         show_lineage(session, parent, depth + 1)
     if len(parents) > _ROWS_SHOWN:
         session.say(f"{'  ' * (depth + 1)}... and {len(parents) - _ROWS_SHOWN} more; --json shows all")
+
+
+def _short(value: Any) -> Any:
+    """A hash as its beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
 def _is_short(value: Any) -> bool:

@@ -48,6 +48,11 @@ class Session:
         """Work on a project that is open already."""
         self.__dict__["project"] = project
 
+    def close(self) -> None:
+        """Give back what the project holds open; predictions under way are logged first."""
+        if "project" in self.__dict__:
+            self.project.close()
+
     @functools.cached_property
     def console(self) -> "Console":
         """Where people read results."""
@@ -157,7 +162,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*, project: Path, as_json: bool, **options: Any) -> None:
-            function(Session(project, as_json), **options)
+            session = Session(project, as_json)
+            try:
+                function(session, **options)
+            finally:
+                session.close()
 
         own = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

@@ -151,7 +151,7 @@ def _hygiene(rng: np.random.Generator, restaurants: list[Restaurant]) -> np.ndar
 
 def _complaints(rng: np.random.Generator, hygiene: np.ndarray, restaurant: Restaurant) -> list[int]:
     open_, end = max(restaurant.opened, 0), min(restaurant.closed, _DAYS)
-    rate = 0.006 * np.exp(-0.9 * hygiene) * (restaurant.seats / 100) ** 0.5
+    rate = np.minimum(0.05, 0.006 * np.exp(-0.9 * hygiene) * (restaurant.seats / 100) ** 0.5)
     return [int(day) for day in np.flatnonzero(rng.random(_DAYS) < rate) if open_ <= day < end]
 
 

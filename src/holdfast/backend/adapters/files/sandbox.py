@@ -42,6 +42,7 @@ class Sandbox:
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
         self._errors: IO[bytes] | None = None
+        self._turn = threading.Lock()
         self.peak_bytes = 0
         """Largest resident memory the child reported, in bytes."""
 
