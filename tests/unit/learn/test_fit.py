@@ -26,7 +26,9 @@ FAST = Recipe(patience=10, parameters={"learning_rate": 0.1})
 def test_fit_learns_stops_early_and_is_proven(task: str) -> None:
     truth, seen = TRUTHS[task], []
     fitted = fit(task, X, truth, PART, FAST, classes=3, progress=lambda rounds, loss: seen.append((rounds, loss)))
-    figures = evaluate(task, truth[PART == TEST], output_of(fitted.estimator, X[PART == TEST]), threshold=fitted.threshold)
+    figures = evaluate(
+        task, truth[PART == TEST], output_of(fitted.estimator, X[PART == TEST]), threshold=fitted.threshold
+    )
     assert {"binary": "roc_auc", "multiclass": "roc_auc_macro", "regression": "r2"}[task] in figures
     assert figures.get("roc_auc", figures.get("roc_auc_macro", figures.get("r2"))) > 0.6
     assert fitted.engine == "forest"
@@ -57,7 +59,10 @@ def test_imbalance_moves_the_threshold_and_leaves_probabilities_alone() -> None:
     outputs = output_of(auto.estimator, X[PART == TEST])
     assert abs(outputs.mean() - truth[PART == TEST].mean()) < 0.04
     rows = PART == VALIDATE
-    f1 = [evaluate("binary", truth[rows], output_of(m.estimator, X[rows]), threshold=m.threshold)["f1"] for m in (auto, none)]
+    f1 = [
+        evaluate("binary", truth[rows], output_of(m.estimator, X[rows]), threshold=m.threshold)["f1"]
+        for m in (auto, none)
+    ]
     assert f1[0] > f1[1]
 
 
@@ -98,7 +103,10 @@ def test_importance_and_crosses_find_what_was_planted() -> None:
     importance = feature_importance(fitted.json, NAMES)
     assert list(importance) == NAMES
     assert sum(importance.values()) == pytest.approx(1)
-    assert sorted(importance, key=lambda name: -importance[name])[:3] == ["甲", *sorted(["乙", "丙"], key=lambda n: -importance[n])]
+    assert sorted(importance, key=lambda name: -importance[name])[:3] == [
+        "甲",
+        *sorted(["乙", "丙"], key=lambda n: -importance[n]),
+    ]
     crosses = cross_weights(fitted.json, NAMES)
     weights = [cross["weight"] for cross in crosses]
     assert weights == sorted(weights, reverse=True)

@@ -15,7 +15,9 @@ FEATURES = 4
 VALUES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=32),
     st.floats(-1e38, 1e38, allow_nan=False),
-    st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 0.1, 0.1 + 1e-9, 1.0, 1.0000001, 16777217.0, float("nan")]),
+    st.sampled_from(
+        [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 0.1, 0.1 + 1e-9, 1.0, 1.0000001, 16777217.0, float("nan")]
+    ),
 )
 
 
@@ -23,7 +25,9 @@ def booster_of(objective: str, seed: int, rows: int = 300, **more: object) -> xg
     rng = np.random.default_rng(seed)
     matrix = rng.choice([0.0, 1e-45, 0.1, 0.3, 1.0, 5.5, -2.0, 1e30, np.nan], (rows, FEATURES)).astype(np.float32)
     signal = np.nan_to_num(matrix[:, 0]).clip(-9, 9) + np.nan_to_num(matrix[:, 1]).clip(-9, 9) + rng.normal(size=rows)
-    truth = signal * 1e3 if objective.startswith("reg") else np.digitize(signal, [0.5, 3] if "multi" in objective else [1])
+    truth = (
+        signal * 1e3 if objective.startswith("reg") else np.digitize(signal, [0.5, 3] if "multi" in objective else [1])
+    )
     parameters = {"objective": objective, "seed": seed, "max_depth": 4, "eta": 0.3, "nthread": 1, **more}
     if objective.startswith("multi"):
         parameters["num_class"] = 3
