@@ -46,7 +46,9 @@ def test_whole_numbers_are_repaired_and_counted(text, value, repair):
     assert result.repairs == ({repair: 1} if repair else {})
 
 
-@pytest.mark.parametrize("text", ["x", "5.5", "1,23", "0x1F", "1e3", "9223372036854775808", "5 6", "--5", "9" * 5000, "①x"])
+@pytest.mark.parametrize(
+    "text", ["x", "5.5", "1,23", "0x1F", "1e3", "9223372036854775808", "5 6", "--5", "9" * 5000, "①x"]
+)
 def test_what_is_no_whole_number_is_a_fault(text):
     result = convert(texts("1", text, None), DType.INT)
     assert result.values.to_pylist() == [1, None, None]
@@ -79,9 +81,7 @@ def test_no_text_crashes_and_every_cell_is_accounted_for(values, dtype):
     result = convert(cells, dtype, timezone="America/Los_Angeles")
     assert result.values.type == dtype.arrow
     bad = {position for position, _ in faulty(result)}
-    lost = sum(
-        1 for n, v in enumerate(values) if v is not None and n not in bad and result.values[n].as_py() is None
-    )
+    lost = sum(1 for n, v in enumerate(values) if v is not None and n not in bad and result.values[n].as_py() is None)
     assert lost == result.repairs.get("word for missing", 0)
     if dtype in (DType.TEXT, DType.CATEGORY):
         assert result.values.to_pylist() == values
@@ -138,7 +138,9 @@ def test_open_day_and_month_are_reported_not_guessed():
     result = convert(texts("1/2/2014", "3/4/1999"), DType.TIME)
     assert result.values.null_count == 2
     assert all("declare `format`" in reason for _, reason in faulty(result))
-    assert convert(texts("1/2/2014"), DType.TIME, formats=["%d/%m/%Y"]).values[0].as_py() == datetime(2014, 2, 1, tzinfo=UTC)
+    assert convert(texts("1/2/2014"), DType.TIME, formats=["%d/%m/%Y"]).values[0].as_py() == datetime(
+        2014, 2, 1, tzinfo=UTC
+    )
     proposal = propose(texts("1/2/2014", "3/4/1999"))
     assert proposal.dtype is DType.CATEGORY
     assert "declare" in proposal.note
@@ -171,7 +173,9 @@ def test_a_day_whose_midnight_does_not_exist_begins_at_its_first_instant():
     assert convert(typed, DType.TIME, timezone="America/Sao_Paulo").values.equals(result.values)
 
 
-@pytest.mark.parametrize("name", ["UTC", "America/Los_Angeles", "Asia/Shanghai", "Australia/Lord_Howe", "Asia/Kathmandu"])
+@pytest.mark.parametrize(
+    "name", ["UTC", "America/Los_Angeles", "Asia/Shanghai", "Australia/Lord_Howe", "Asia/Kathmandu"]
+)
 @given(st.datetimes(datetime(1910, 1, 1), datetime(2090, 1, 1)))
 def test_local_times_agree_with_zoneinfo(name, wall):
     from zoneinfo import ZoneInfo
