@@ -473,6 +473,6 @@ def test_several_files_a_table_and_types_that_meet(make_world):
     with pytest.raises(ContractError, match=r"column v") as caught:
         world.ingest("2016-02", folder)
     assert caught.value.where["file"] == "data/raw/2016-02/t2.csv"
+    (world.root / "t1.csv").write_text("id,v\n", encoding="utf-8")
     with pytest.raises(ConflictError, match="two files"):
-        (world.root / "t1.csv").write_text("id,v\n", encoding="utf-8")
         world.ingest("2016-02", folder / "t1.csv", world.root / "t1.csv")
