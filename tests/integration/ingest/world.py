@@ -27,7 +27,7 @@ class World:
         self.layout = Layout(self.root)
         self.settings = parse(project)
         self.store = Store(self.layout.database_url)
-        self.store.create()
+        self.store.upgrade()
         self.datasets = Datasets(self.store, LocalBlobs(self.layout.private / "blobs"), SystemClock(), self.layout)
 
     def use(self, project):

@@ -84,7 +84,7 @@ class World:
     def at(root: Path, start: str = "2024-03-01") -> "World":
         layout = Layout(root)
         store = Store(layout.database_url)
-        store.create()
+        store.upgrade()
         blobs, clock = LocalBlobs(layout.private / "blobs"), FakeClock(start)
         return World(root, clock, store, blobs, Registry(store, blobs, clock, layout))
 
