@@ -21,7 +21,7 @@ from holdfast.frontend.client import Project
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sf_inspections"
 ZONE = "America/Los_Angeles"
-DAYS = ["2013-03-05", "2014-11-18", "2015-12-31", "2016-01-04", "2016-10-13"]
+DAYS = ["2013-03-05", "2014-11-18", "2015-12-30", "2016-01-04", "2016-10-13"]
 
 
 @pytest.fixture(scope="module")

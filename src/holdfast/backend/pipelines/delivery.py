@@ -209,6 +209,7 @@ class _Work:
         self.claimed = claims(settings, loaded.staged)
         self.delivery = datasets.raw.name(loaded.staged, loaded.period.name)
         self.notes: list[str] = []
+        self._same: dict[str, list[Kept]] = {}
         if self._schema.timezone != settings.timezone:
             raise ConflictError(
                 f"the time zone is bound to {self._schema.timezone}, the project file says {settings.timezone}",
@@ -226,6 +227,9 @@ class _Work:
         for name, rule in self._rules.items():
             newest = self._newest(name) if rule.delivery == "full" else None
             late = newest is not None and newest.end > period.end
+            if name in self.claimed and late and self._unchanged(self.claimed[name]):
+                self.notes.append(f"table {name}: the same list as before, and a later one is known")
+                self._same[name] = self.claimed.pop(name)
             if name in self.claimed and late:
                 raise ConflictError(
                     f"table {name!r} is a full list, and a later one is known already: {newest.name if newest else ''}",
@@ -238,11 +242,15 @@ class _Work:
                     where={"table": name},
                     hint=f"No file matches its `files`. Delivered: {self._names()}",
                 )
-        known = {file.name for files in self.claimed.values() for file in files}
+        known = {file.name for files in (*self.claimed.values(), *self._same.values()) for file in files}
         for file in self._loaded.staged.files:
             if file.name not in known:
                 self.notes.append(f"no table claims {file.name}; it is kept with the raw files")
         self.notes += [f"table {name} is no longer declared" for name in self._schema.tables if name not in self._rules]
+
+    def _unchanged(self, files: Sequence[Kept]) -> bool:
+        before = {file.name: file.sha256 for file in self._history if file.period == self._loaded.period.name}
+        return all(before.get(file.name) == file.sha256 for file in files)
 
     def _names(self) -> str:
         return ", ".join(file.name for file in self._loaded.staged.files)
@@ -433,7 +441,7 @@ class _Work:
     def _raw_files(self) -> list[RawFile]:
         now = self._datasets.now()
         owners: dict[str, list[str]] = {file.name: [] for file in self._loaded.staged.files}
-        for table, files in self.claimed.items():
+        for table, files in (self.claimed | self._same).items():
             for file in files:
                 owners[file.name].append(table)
         result = []

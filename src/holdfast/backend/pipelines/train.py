@@ -23,12 +23,12 @@ from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.settings import Settings
 from holdfast.backend.training import training_session
 from holdfast.core.features.encoding import Encoding
-from holdfast.core.features.frame import Categories
+from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.learn.fit import Fitted, Recipe, fit, output_of
 from holdfast.core.learn.metrics import bootstrap, evaluate
 from holdfast.core.learn.split import TEST, TRAIN, UNUSED, VALIDATE
 from holdfast.core.timeline import isoformat
-from holdfast.errors import HoldfastError, NotFoundError
+from holdfast.errors import HoldfastError, InputError, NotFoundError
 
 __all__ = ["Trained", "train"]
 
@@ -36,6 +36,7 @@ Progress = Callable[[int, int, str], None]
 _PARTS = {"train": TRAIN, "validate": VALIDATE, "test": TEST}
 _INTERVALS = {"regression": ("mae", "r2"), "multiclass": ()}
 _BOOTSTRAP_ROUNDS = 300
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def _mark_trained(datasets: Datasets, version: str, connection: sa.Connection) -
 
 
 def _chosen(matrix: Matrix, labels: Sequence[str] | None) -> tuple[str, ...]:
+    for label in matrix.labels:
+        if any("\ud800" <= char <= "\udfff" for char in label):
+            raise InputError(f"the label {label!r} is no valid Unicode text", where={"label": ascii(label)})
     if labels is None:
         return tuple(matrix.labels)
     for label in labels:
@@ -131,13 +135,20 @@ def _chosen(matrix: Matrix, labels: Sequence[str] | None) -> tuple[str, ...]:
 
 def _prepare(run: Run, matrix: Matrix, settings: Settings, data_version: str) -> _Prepared:
     parts, late = split_rows(settings, matrix.entities, matrix.cutoffs, matrix.labels, matrix.label_known)
-    encoding = Encoding.fit(matrix.frame, parts == TRAIN)
-    encoded = encoding.encode(matrix.frame)
-    largest = float(np.finfo(np.float32).max)
-    outside = (np.abs(encoded) > largest).sum(axis=0)  # the booster takes float32; false for NaN
-    beyond = {name: int(count) for name, count in zip(encoding.names, outside, strict=True) if count}
-    inputs = np.clip(encoded, -largest, largest).astype(np.float32)
+    frame, beyond = _bounded(matrix.frame)
+    encoding = Encoding.fit(frame, parts == TRAIN)
+    encoded = encoding.encode(frame)
+    inputs = encoded.astype(np.float32)
     return _Prepared(run, settings, data_version, matrix, parts, late, encoding, encoded, inputs, beyond)
+
+
+def _bounded(frame: FeatureFrame) -> tuple[FeatureFrame, dict[str, int]]:
+    """The frame with numbers inside float32, which is what the booster takes, and how many were not, by feature."""
+    columns, beyond = dict(frame.columns), {}
+    for name, column in frame.columns.items():
+        if not isinstance(column, Categories) and (count := int((np.abs(column) > _LARGEST).sum())):
+            columns[name], beyond[name] = np.clip(column, -_LARGEST, _LARGEST), count
+    return replace(frame, columns=columns), beyond
 
 
 def _train_one(

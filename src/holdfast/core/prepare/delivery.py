@@ -144,8 +144,8 @@ def _gather(rule: TableRule, sources: Sequence[Source], table: Table | None) -> 
     if table:
         expected_set = set(expected)
         names = [*expected, *(name for name in names if name not in expected_set)]
-    for source, one in zip(sources, renamed, strict=True):
-        for name in names:
+    for name in names:
+        for source, one in zip(sources, renamed, strict=True):
             if name not in one.column_names:
                 raise _missing(rule.name, source.path, name, one.column_names)
     raw = {name: unify([one[name] for one in renamed]) for name in names}
@@ -184,9 +184,9 @@ def _renamed(rule: TableRule, source: Source) -> pa.Table:
 def _missing(table: str, path: str, name: str, present: Sequence[str]) -> ContractError:
     close = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
     hint = (
-        f"Did you mean {close[0]!r}? Then add it to the `aliases` of {name!r}."
+        f"Did you mean {close[0]!r}? Name it so in the project file, or list it under the `aliases` of {name!r}."
         if close
-        else f"The file has: {', '.join(present)}"
+        else f"The file has: {', '.join(present)}."
     )
     return ContractError(
         f"a column of table {table!r} is missing",

@@ -38,6 +38,7 @@ class Sandbox:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._turn = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
         self._errors: IO[bytes] | None = None

@@ -1,0 +1,36 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_PATH = Path(__file__).with_name("world.py")
+_SPEC = importlib.util.spec_from_file_location("ingest_world", _PATH)
+_MODULE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_MODULE)
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    worlds = []
+
+    def make(project=_MODULE.SF, root=None):
+        worlds.append(_MODULE.World(root or tmp_path / f"project {len(worlds)} 项目", project))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture(scope="session")
+def world_script():
+    return _PATH
+
+
+@pytest.fixture(scope="session")
+def sf(data_dir, tmp_path_factory):
+    """All 54 months imported once; read it only."""
+    world = _MODULE.World(tmp_path_factory.mktemp("sf"))
+    world.results = world.ingest_folder(data_dir / "sf_inspections")
+    yield world
+    world.close()
