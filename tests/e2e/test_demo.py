@@ -1,6 +1,7 @@
 """The demo as a user runs it, and every command on what it leaves behind."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,13 +35,9 @@ def said(folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return ok(tmp_path_factory.mktemp("e2e"), "demo", "城市")
-
-
-@pytest.fixture(scope="module")
-def city(told: Any) -> Path:
-    return Path(told["root"])
+def city(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo, to change."""
+    return Path(shutil.copytree(demo, tmp_path_factory.mktemp("copy") / "城市"))
 
 
 def test_models_find_the_planted_signal_and_are_not_too_good(told: Any) -> None:

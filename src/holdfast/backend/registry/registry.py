@@ -67,7 +67,7 @@ class Registry:
         with self.store.read() as connection:
             row = connection.execute(sa.select(tables.runs).where(tables.runs.c.id == run)).first()
         if row is None:
-            raise NotFoundError(f"there is no run {run!r}", where={"run": run}, hint="List them with: holdfast runs")
+            raise NotFoundError(f"there is no run {run!r}", where={"run": run}, hint="See: holdfast models list")
         return tables.run_of(row)
 
     def runs(self, target: str | None = None, state: str | None = None) -> list[Run]:

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -78,24 +80,33 @@ def _ask(session: Session, project: "Project") -> tuple[dict[str, Any], dict[str
 
 
 def _where(session: Session, folder: Path) -> None:
-    place = shlex.quote(str(folder))
+    place, run = shlex.quote(str(folder)), _program()
     entity, cutoff, context = _ASKED.values()
     question = {"entities": [{"id": entity, "cutoff": cutoff, "context": context}], "explain": True}
     given = " ".join(f"--context {name}={value}" for name, value in context.items())
     session.say(
         "",
         "Look around:",
-        f"  holdfast status -C {place}",
-        f"  holdfast data quarantine -C {place}",
-        f"  holdfast features show {_TARGET} -C {place}",
+        f"  {run} status -C {place}",
+        f"  {run} data quarantine -C {place}",
+        f"  {run} features show {_TARGET} -C {place}",
         f"  {folder}/data/model, {folder}/features, {folder}/logs",
         "Ask for a prediction:",
-        f"  holdfast predict -C {place} --target {_TARGET} --entity {entity} --at {cutoff} {given} --explain",
+        f"  {run} predict -C {place} --target {_TARGET} --entity {entity} --at {cutoff} {given} --explain",
         "Or over HTTP:",
-        f"  holdfast serve -C {place}",
+        f"  {run} serve -C {place}",
         f"  curl -s http://127.0.0.1:8700/v1/targets/{quote(_TARGET)}/predict -d "
         + shlex.quote(json.dumps(question, ensure_ascii=False)),
     )
+
+
+def _program() -> str:
+    """What to type to run this program again."""
+    name = Path(sys.argv[0])
+    if name.name == "__main__.py":
+        return "python -m holdfast"
+    found = shutil.which(name.name)
+    return name.name if found and Path(found).samefile(name) else shlex.quote(str(name))
 
 
 def _begin(session: Session, what: str) -> None:
