@@ -14,7 +14,7 @@ from holdfast.errors import ConflictError, InputError, NotFoundError
 @pytest.fixture
 def deployments(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'h.db'}")
-    store.create()
+    store.upgrade()
     yield Deployments(store, SystemClock())
     store.close()
 
