@@ -62,7 +62,7 @@ class Deployments:
             raise NotFoundError(
                 f"there is no deployment {deployment!r}",
                 where={"deployment": deployment},
-                hint="List them with: holdfast deployments",
+                hint="List them with: holdfast deployments list",
             )
         return _record(row)
 
