@@ -224,12 +224,12 @@ def test_a_stop_answers_what_is_under_way_and_loses_no_log_entry(own):
 def test_everything_ends_when_the_main_process_is_killed(own):
     rooms, _ = own
     server = RunningServer(rooms.layout.root)
-    workers = list(states(server))
+    # The server counts as started when one of its workers is; wait for the other.
+    workers = until(lambda: (found := states(server)) and len(found) == 2 and list(found), 60)
     server.process.kill()
     server.process.wait(10)
     until(lambda: not any(_alive(pid) for pid in workers), 30)
-    with pytest.raises(httpx.HTTPError):
-        httpx.get(server.base + "/v1/health")
+    until(lambda: not _answers(server.base), 30)
     until(lambda: not _answers(server.control), 30)
 
 
