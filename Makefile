@@ -1,13 +1,46 @@
 SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NAME ?= main
+QUICK ?=
 export PYTHONHASHSEED := 0
 
 .PHONY: setup check test demo bench clean
+
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# What users get; the demo needs no more.
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	$(PIP) -e .
 	touch $@
+
+# And what developers need. `--group` came with pip 25.1.
+$(VENV)/.ready: $(VENV)/.installed
+	$(PIP) "pip>=25.1"
+	$(PIP) --group dev
+	touch $@
+
+check: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/architecture
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: $(VENV)/.installed
+	rm -rf demo
+	$(BIN)/holdfast demo demo
+
+bench: setup
+	$(BIN)/python benchmarks/$(NAME) $(if $(QUICK),--quick)
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ HoldfastError
 │   └── LockedError      somebody else holds it; says who and since when
 ├── IntegrityError       stored bytes are not what was recorded (corrupt or tampered with)
 │   └── UntrustedError   a pickle that nobody vouched for
+├── UnavailableError     cannot be answered now; the same request may succeed later
 └── MissingExtraError    an optional dependency is absent; names the exact pip command
 
 An error says what is wrong (`message`), where (`where`: file, row, column, feature, key ...) and what to do next
@@ -35,6 +36,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "RequestError",
+    "UnavailableError",
     "UntrustedError",
 ]
 
@@ -137,6 +139,12 @@ class UntrustedError(IntegrityError):
     """A pickle that nobody vouched for; opening one runs its code."""
 
     code = "untrusted"
+
+
+class UnavailableError(HoldfastError):
+    """Cannot be answered now; the same request may succeed later."""
+
+    code = "unavailable"
 
 
 class MissingExtraError(HoldfastError):

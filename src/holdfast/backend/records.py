@@ -14,6 +14,7 @@ __all__ = [
     "MatrixRecord",
     "ModelVersion",
     "RawFile",
+    "RawTable",
     "Run",
     "new_id",
 ]
@@ -113,7 +114,10 @@ class MatrixRecord:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training of one target: parameters, metrics per label and part. `state`: running, done, failed."""
+    """One training of one target: parameters, metrics per label and part. `state`: running, done, failed.
+
+    `fingerprint` is equal for runs that would train the same models: same matrix, split, labels and parameters.
+    """
 
     id: str
     target: str
@@ -128,28 +132,40 @@ class Run:
     environment: dict[str, str]
     note: str
     error: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version of one model (`<target>/<label>`).
+    """One version of one model.
 
-    `package` and `serving` are blob addresses: the joblib package, and the archive of arrays that serves.
+    `model` is `<target>/<label>`, or `<target>` for tasks with one label. `version` is `vMAJOR.MINOR` (major: another
+    algorithm; minor: other parameters or data). `serving` is the blob of the serving bundle, `files` the blobs of what
+    lies in data/model: package (joblib), weights (YAML), onnx and shap where they could be made.
     """
 
     id: str
     model: str
+    target: str
+    label: str
+    task: str
     version: str
     made_at: int
     run: str
     dataset: str
     feature_set: str
     parents: tuple[str, ...]
+    algorithm: str
+    parameters: dict[str, Any]
     metrics: dict[str, Any]
-    package: str
     serving: str
     files: dict[str, str]
     note: str
+
+    @property
+    def package(self) -> str:
+        """The blob of the joblib package."""
+        return self.files["package"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,21 @@ import numpy.typing as npt
 
 from holdfast.errors import ConfigError, InputError
 
-__all__ = ["ALWAYS", "DAY", "NEVER", "Known", "Period", "ZoneOffsets", "format_duration", "instant", "isoformat",
-           "parse_duration", "parse_instant", "zone"]  # fmt: skip
+__all__ = [
+    "ALWAYS",
+    "DAY",
+    "NEVER",
+    "SECOND",
+    "Known",
+    "Period",
+    "ZoneOffsets",
+    "format_duration",
+    "instant",
+    "isoformat",
+    "parse_duration",
+    "parse_instant",
+    "zone",
+]  # fmt: skip
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND

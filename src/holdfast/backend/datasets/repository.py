@@ -149,13 +149,12 @@ class Datasets:
             self.refresh_face()
         return record
 
-    def set_state(self, version: str, state: str) -> None:
-        """Record the training state of a version: pending, trained or retrain_needed."""
+    def set_state(self, connection: sa.Connection, version: str, state: str) -> None:
+        """Record the training state of a version in somebody's transaction: pending, trained or retrain_needed."""
         if state not in STATES:
             raise InputError(f"{state!r} is no state of a version", hint=f"It is one of: {', '.join(STATES)}")
-        with self._store.write() as connection:
-            row = self._row(connection, version)
-            connection.execute(rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state))
+        row = self._row(connection, version)
+        connection.execute(rows_of.datasets.update().where(rows_of.datasets.c.id == row.id).values(state=state))
 
     def confirm_contract(
         self, table: str | None = None, columns: Sequence[str] | None = None, *, note: str = "", author: str = ""

@@ -92,7 +92,8 @@ class Features:
         frame, labels = _tables(matrix)
         stem = f"feature_matrix_{safe_name(matrix.record.period)}"
         parquet = where / f"{stem}.parquet"
-        table = pa.Table.from_pandas(frame.join(labels, rsuffix=" (label)"), preserve_index=True)
+        unlike = labels.rename(columns=lambda name: f"{name} (label)" if name in frame.columns else name)
+        table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
         write_whole(parquet, partial(pq.write_table, table, compression="zstd"))
         with parquet.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

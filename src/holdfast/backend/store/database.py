@@ -7,6 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from holdfast.backend.store.migrations import HEAD
+from holdfast.errors import ConflictError
+
 __all__ = ["Store", "metadata"]
 
 metadata = sa.MetaData()
@@ -42,14 +45,46 @@ class Store:
         with self.engine.connect().execution_options(holdfast_write=True) as connection, connection.begin():
             yield connection
 
-    def create(self) -> None:
-        """Create the tables that are missing."""
+    def upgrade(self) -> None:
+        """Bring the tables to what this program needs; safe when several processes start at once.
+
+        ConflictError when a newer program has been here.
+        """
+        if self._revision() == HEAD:
+            return
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", "holdfast.backend.store:migrations")
         with self.write() as connection:
-            metadata.create_all(connection)
+            # Looked at again under the write lock: another process may have been faster.
+            found = _revision(connection)
+            if found not in {
+                None,
+                *(script.revision for script in ScriptDirectory.from_config(config).walk_revisions()),
+            }:
+                raise ConflictError(
+                    f"the metadata database is at revision {found}, which this version of Holdfast does not know",
+                    hint="Install the newer version of Holdfast that made it.",
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _revision(self) -> str | None:
+        with self.read() as connection:
+            return _revision(connection)
 
     def close(self) -> None:
         """Give back all connections."""
         self.engine.dispose()
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:

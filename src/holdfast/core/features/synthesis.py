@@ -53,9 +53,10 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
     _check_excluded(schema, options)
     builder = _Builder(schema, options)
     asked = [*_asked(context, builder)]
-    found = asked + sorted(builder.features(entity, options.depth, came=None, outer=True), key=lambda f: f.depth)
+    found = asked + sorted(builder.features(entity, options.depth, outer=True), key=lambda f: f.depth)
     unique = {feature.name: feature for feature in found if not builder.excluded(feature)}
-    written = {name: parse_feature(name, schema, entity) for name in options.include if _is_formula(name, unique)}
+    parsed = [parse_feature(name, schema, entity) for name in options.include if _is_formula(name, unique)]
+    written = {feature.name: feature for feature in parsed}
     forced = [f for f in unique.values() if any(fnmatchcase(f.name, pattern) for pattern in options.include)]
     ordered = {f.name: f for f in (*written.values(), *forced, *unique.values())}
     kept = set(list(ordered)[: max(options.limit, len(written) + len(forced))])
@@ -83,24 +84,21 @@ class _Builder:
         self.windows = [None if w == "all" else parse_duration(w) for w in options.windows]
 
     def excluded(self, feature: Feature) -> bool:
-        columns = {f"{f.table}.{f.column}" for f in feature.walk() if f.kind is Kind.COLUMN}
-        columns |= {f"{f.link.child}.{f.condition.column}" for f in feature.walk() if f.condition and f.link}
-        patterns = self.options.exclude
-        return any(fnmatchcase(name, pattern) for name in (*columns, feature.name) for pattern in patterns)
+        names = {name for f in feature.walk() for name in _names(f)}
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.options.exclude)
 
-    def features(self, table: str, depth: int, *, came: Link | None, outer: bool = False) -> Iterator[Feature]:
-        """Features of a table's rows, not going back over the link that led here."""
+    def features(self, table: str, depth: int, *, came: Link | None = None, outer: bool = False) -> Iterator[Feature]:
+        """Features of a table's rows; children that were `came` to from their parent do not look back at it."""
         yield from self.columns(self.schema.table(table), depth)
         if depth == 0:
             return
         for column, parent in self.schema.table(table).links.items():
             link = Link(table, column, parent)
             if link != came:
-                for inner in self.features(parent, depth - 1, came=link):
+                for inner in self.features(parent, depth - 1, outer=outer):
                     yield Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
         for link in self.schema.children(table):
-            if link != came:
-                yield from self.of_children(link, depth, outer=outer)
+            yield from self.of_children(link, depth, outer=outer)
 
     def columns(self, table: Table, depth: int) -> Iterator[Feature]:
         linking = set(table.links) | ({table.time} if table.time else set())
@@ -160,6 +158,15 @@ def _asked(context: Sequence[Column], builder: _Builder) -> Iterator[Feature]:
             yield feature
     if builder.options.depth:
         yield from builder.times(Feature(Kind.CUTOFF, "", DType.TIME))
+
+
+def _names(feature: Feature) -> Iterator[str]:
+    """What `exclude` may call a feature: its name, the column it is, the column of its condition."""
+    yield feature.name
+    if feature.kind is Kind.COLUMN:
+        yield f"{feature.table}.{feature.column}"
+    if feature.condition and feature.link:
+        yield f"{feature.link.child}.{feature.condition.column}"
 
 
 def _fits(primitive: Primitive, inner: Feature) -> bool:

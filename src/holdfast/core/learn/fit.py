@@ -8,7 +8,7 @@ Whoever wants weights can give `scale_pos_weight` among the parameters.
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from holdfast.core.learn.metrics import best_threshold
 from holdfast.core.learn.split import TRAIN, VALIDATE
 from holdfast.errors import ConfigError, InputError
 
-__all__ = ["DEFAULTS", "Fitted", "Recipe", "fit", "output_of"]
+__all__ = ["DEFAULTS", "Fitted", "Recipe", "fit", "of_estimator", "output_of"]
 
 DEFAULTS: Mapping[str, Any] = {
     "n_estimators": 3000,
@@ -120,10 +120,6 @@ def fit(
     _train(estimator, matrix[train], truth[train], held_out)
     rounds = int(estimator.best_iteration) + 1 if held_out else int(estimator.get_booster().num_boosted_rounds())
     final = _trimmed(estimator, task, parameters, recipe, rounds)
-    booster = final.get_booster()
-    json, ubj = bytes(booster.save_raw("json")), bytes(booster.save_raw("ubj"))
-    forest = compile_forest(json)
-    proven = forest is not None and _proven(forest, booster, matrix)
     threshold = None
     if task in ("binary", "multilabel"):
         outputs = output_of(final, matrix[validate]) if validate.any() else np.empty(0)
@@ -131,10 +127,26 @@ def fit(
         if chosen is None:
             note = "; ".join(filter(None, [note, "no threshold could be chosen on validation rows: 0.5 is used"]))
         threshold = 0.5 if chosen is None else chosen
+    return replace(of_estimator(final, task, threshold, matrix), rounds=rounds, history=tuple(losses), note=note)
+
+
+def of_estimator(estimator: Any, task: str, threshold: float | None, matrix: npt.NDArray[np.float32]) -> Fitted:
+    """A fitted estimator in all its forms; the engine is chosen by replaying the rows of `matrix`."""
+    booster = estimator.get_booster()
+    json, ubj = bytes(booster.save_raw("json")), bytes(booster.save_raw("ubj"))
+    forest = compile_forest(json)
+    proven = forest is not None and _proven(forest, booster, matrix)
     return Fitted(
-        final, task, threshold, rounds, tuple(losses), forest if proven else None,
-        "forest" if proven else "booster", json, ubj, note,
-    )  # fmt: skip
+        estimator=estimator,
+        task=task,
+        threshold=threshold,
+        rounds=int(booster.num_boosted_rounds()),
+        history=(),
+        forest=forest if proven else None,
+        engine="forest" if proven else "booster",
+        json=json,
+        ubj=ubj,
+    )
 
 
 def output_of(estimator: Any, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

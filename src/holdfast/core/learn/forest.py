@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from holdfast.errors import IntegrityError
 
-__all__ = ["Forest", "compile_forest"]
+__all__ = ["Forest", "compile_forest", "link_outputs"]
 
 _LEAF = -1
 _LINKS = {"binary:logistic": "logistic", "multi:softprob": "softmax", "reg:squarederror": "identity"}

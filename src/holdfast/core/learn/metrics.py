@@ -96,7 +96,7 @@ def _curve(truth: Array, outputs: Array, weights: Array) -> tuple[Array, Array, 
     """Distinct outputs from the highest down, and the weight of positives and of all rows at or above each."""
     order = np.argsort(-outputs, kind="stable")
     ordered = outputs[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))[: len(ordered)]
     positives = np.cumsum(truth[order] * weights[order])[last]
     return ordered[last], positives, np.cumsum(weights[order])[last]
 

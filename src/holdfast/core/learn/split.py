@@ -11,7 +11,7 @@ import numpy.typing as npt
 from holdfast.core.timeline import NEVER
 from holdfast.errors import InputError
 
-__all__ = ["TEST", "TRAIN", "UNUSED", "VALIDATE", "drop_late_labels", "split", "time_bounds"]
+__all__ = ["TEST", "TRAIN", "UNUSED", "VALIDATE", "Bounds", "drop_late_labels", "split", "time_bounds"]
 
 TRAIN, VALIDATE, TEST, UNUSED = 0, 1, 2, -1
 Bounds = tuple[int, int, int]

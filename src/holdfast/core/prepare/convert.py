@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from holdfast.core.prepare.times import Kind, choose_format, localize, parser
 from holdfast.core.schema import DType
 
-__all__ = ["NULL_WORDS", "Converted", "convert", "time_format", "to_text", "unify"]
+__all__ = ["NULL_WORDS", "TRUTH", "Converted", "convert", "time_format", "to_text", "unify"]
 
 Mask = npt.NDArray[np.bool_]
 

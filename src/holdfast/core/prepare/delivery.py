@@ -22,7 +22,7 @@ from holdfast.core.schema import RESERVED_PREFIX, SOURCE_FILE, SOURCE_ROW, Colum
 from holdfast.core.timeline import Known
 from holdfast.errors import ConflictError, ContractError
 
-__all__ = ["QUARANTINE", "Declared", "Delivered", "Source", "TableRule", "prepare_delivery"]
+__all__ = ["MASKED", "QUARANTINE", "Declared", "Delivered", "Source", "TableRule", "prepare_delivery"]
 
 Mask = npt.NDArray[np.bool_]
 

@@ -70,5 +70,6 @@ def _numbers(cells: Sequence[Any], kinds: set[type], integral: bool) -> tuple[pa
     if integral and all(cell is None or (cell == cell // 1 and abs(cell) <= _EXACT) for cell in cells):
         return pa.array([None if cell is None else int(cell) for cell in cells], pa.int64()), ""
     if int in kinds and any(isinstance(cell, int) and abs(cell) > _EXACT for cell in cells):
-        return pa.array([to_text(cell) for cell in cells], pa.string()), "mixes fractions and large integers: read as text"
+        texts = [to_text(cell) for cell in cells]
+        return pa.array(texts, pa.string()), "mixes fractions and large integers: read as text"
     return pa.array([None if cell is None else float(cell) for cell in cells], pa.float64()), ""

@@ -5,9 +5,11 @@ field, every record has as many fields as the header), and Python's csv module, 
 null, quoted or not.
 """
 
+import contextlib
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +36,7 @@ _FORMATS = {",": "csv", "\t": "tsv", ";": "ssv", "|": "psv"}
 # The csv module refuses longer fields; its own default of 128 KiB is too small for texts.
 _LONGEST_FIELD = 1 << 30
 _BLOCK = 8 << 20
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +125,14 @@ def _find_dialect(text: str, source: Sniffed) -> _Dialect:
         if quoting and not _is_possible(sample, quoting):
             continue
         for delimiter in order:
+            if delimiter not in sample:
+                continue
             dialect = replace(_Dialect(delimiter), **quoting)
             score = _score(sample, whole, dialect)
-            if score > best_score:
+            # Unusual quoting must explain everything; else the plain reading is the one to complain about.
+            if score > best_score and (not quoting or score[0] == 1):
                 best, best_score = dialect, score
-        if best_score[0] >= 1:
+        if best_score[0] == 1:
             break
     return best
 
@@ -142,53 +148,57 @@ def _is_possible(sample: str, quoting: dict[str, Any]) -> bool:
 
 
 def _score(sample: str, whole: bool, dialect: _Dialect) -> tuple[float, int]:
-    """(share of records that fit the header, its width); a table of one column is the last resort."""
+    """(how much of the sample is a table, its width): 1 when all records are as wide as the header.
+
+    The share of records that have the commonest width; less where the header has another; nothing for one column.
+    """
     widths: list[int] = []
-    header: list[str] = []
     try:
         for _, record in _records(sample, dialect):
-            if not any(record):
-                continue
-            header = header or record
-            filled = len(record)
-            while filled > len(header) and not record[filled - 1]:
-                filled -= 1
-            widths.append(filled)
+            if any(record):
+                widths.append(len(record))
             if len(widths) > _SAMPLE_RECORDS:
                 break
     except csv.Error:
         # A sample that was cut may end inside quotes; anything else is the wrong quoting.
-        if whole or len(widths) < 2:
+        if whole:
             return (0.0, 0)
     if not whole and len(widths) > 1:
         widths.pop()
-    if not widths or len(header) == 1:
-        return (0.25 if widths and max(widths) == 1 else 0.0, 1)
-    too_many = sum(width > len(header) for width in widths)
-    exact = sum(width == len(header) for width in widths)
-    if too_many:
-        return (0.5 * exact / len(widths), len(header))
-    return (1.0 if exact == len(widths) else 0.5 + 0.5 * exact / len(widths), len(header))
+    if not widths:
+        return (0.0, 0)
+    commonest, count = max(Counter(widths).items(), key=lambda item: (item[1], item[0]))
+    if commonest == 1:
+        return (0.0, 0)
+    return (count / len(widths) * (1.0 if widths[0] == commonest else 0.6), commonest)
 
 
 def _header(text: str, dialect: _Dialect, file: str) -> tuple[list[str], int, int]:
     """The header, the number of characters before it, and the number of (empty) lines before it."""
     line = 1
+    sample = text[:_SAMPLE]
+    if len(sample) < len(text):
+        # A sample that was cut in the middle of its header, or of empty lines above it, does not say enough.
+        with contextlib.suppress(csv.Error):
+            records = ((line, record) for line, record in _records(sample, dialect) if any(record))
+            line, record = next(records, (0, []))
+            if next(records, None):
+                return record, _line_start(text, line), line - 1
     try:
         for line, record in _records(text, dialect):
             if any(record):
-                start = 0
-                for _ in range(line - 1):
-                    start = _next_line(text, start)
-                return record, start, line - 1
+                return record, _line_start(text, line), line - 1
     except csv.Error as error:
         raise _broken(file, line, error) from error
     raise FileError(f"{file} has no header", where={"file": file}, hint="Deliver it with a line of column names")
 
 
-def _next_line(text: str, start: int) -> int:
-    match = re.compile(r"\r\n|\r|\n").search(text, start)
-    return match.end() if match else len(text)
+def _line_start(text: str, line: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        match = _LINE_END.search(text, start)
+        start = match.end() if match else len(text)
+    return start
 
 
 def _broken(file: str, line: int, error: Exception) -> FileError:
@@ -208,11 +218,11 @@ def _exact(decoded: Decoded, dialect: _Dialect, names: list[str], file: str) -> 
     line = 1
     header_seen = False
     try:
-        for line, record in _records(decoded.text, dialect):
+        for line, fields in _records(decoded.text, dialect):
             if not header_seen:
-                header_seen = any(record)
+                header_seen = any(fields)
                 continue
-            count = len(record)
+            record, count = fields, len(fields)
             if count != width:
                 if any(record[width:]):
                     raise _too_many(file, line, count, width)
@@ -275,8 +285,9 @@ def _fast(
         )
     except pa.ArrowInvalid:
         return None
-    breaks = _breaks_inside(table, quotes)
-    if int(breaks.sum()) + table.num_rows != _line_ends(data) + 1:
+    ends = _line_ends(data)
+    breaks = _breaks_inside(table) if ends >= table.num_rows else np.zeros(table.num_rows, np.int64)
+    if int(breaks.sum()) + table.num_rows != ends + 1:
         return None
     lines = lines_before + 1 + np.concatenate([[0], np.cumsum(breaks + 1)])[:-1]
     table = table.slice(1).rename_columns(names)
@@ -313,14 +324,13 @@ def _line_ends(data: bytes) -> int:
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
-def _breaks_inside(table: pa.Table, quotes: bool) -> npt.NDArray[np.int64]:
+def _breaks_inside(table: pa.Table) -> npt.NDArray[np.int64]:
     """Line ends inside the cells of each row."""
     breaks = np.zeros(table.num_rows, np.int64)
-    if quotes:
-        for column in table.columns:
-            for pattern, sign in (("\n", 1), ("\r", 1), ("\r\n", -1)):
-                counts = pc.fill_null(pc.count_substring(column, pattern), 0)
-                breaks += sign * counts.to_numpy().astype(np.int64)
+    for column in table.columns:
+        for pattern, sign in (("\n", 1), ("\r", 1), ("\r\n", -1)):
+            counts = pc.fill_null(pc.count_substring(column, pattern), 0)
+            breaks += sign * counts.to_numpy().astype(np.int64)
     return breaks
 
 

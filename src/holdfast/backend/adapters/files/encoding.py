@@ -2,7 +2,10 @@
 
 import codecs
 import re
+import string
 from dataclasses import dataclass
+
+import numpy as np
 
 from holdfast.errors import FileError
 
@@ -17,10 +20,17 @@ _BOMS = (
     (b"\x84\x31\x95\x33", "gb18030"),
 )
 _SAMPLE = 256 << 10
-_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
-# Two-byte characters of GB 2312 level 1 (the 3,755 everyday Chinese characters, lead B0-D7) and its punctuation.
-_HANZI = re.compile(rb"(?:[\xb0-\xd7][\xa1-\xfe]|[\xa1-\xa3][\xa1-\xfe])")
-_NAMES = {"utf_8": "utf-8", "latin_1": "latin-1", "iso8859_1": "latin-1", "big5hkscs": "big5hkscs", "shift_jis": "cp932"}
+# Lead bytes of the everyday characters (level 1) in the plain part of each Chinese encoding; A1-A3 is punctuation.
+_LEVEL_1 = {"gb18030": (0xB0, 0xD7), "big5": (0xA4, 0xC6)}
+_PLAIN = {"gb18030": "gb2312", "big5": "big5"}
+# Accented letters, and the signs that stand in Western text (no-break space, pound, degree, quotes, dashes ...).
+_WESTERN = bytes(
+    [*range(0xB0, 0xB8), *range(0xBA, 0x100), *b"\xa0\xa1\xa3\xa7\xa9\xab\xae\x80\x85", *range(0x91, 0x98), 0x99]
+)
+_HIGH = bytes(range(0x80, 0x100))
+_BLANK_ASCII = b" " * 0x80 + _HIGH
+_LETTERS = string.ascii_letters.encode()
+_NAMES = {"utf_8": "utf-8", "latin_1": "latin-1", "iso8859_1": "latin-1", "shift_jis": "cp932"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ def decode(data: bytes, file: str) -> Decoded:
         if _is_damaged_utf8(data):
             raise _undecodable(data, error.start, "utf-8", file, 0) from error
     encoding = _legacy(data, file)
-    high = sum(len(run) for run in _HIGH_RUN.findall(data))
+    high = _count(data, _HIGH)
     return _strict(data, encoding, file, 0, f"encoding {encoding} found out from {high:,} bytes that are not ASCII")
 
 
@@ -113,34 +123,52 @@ def _wide(data: bytes, file: str) -> str:
 
 def _is_damaged_utf8(data: bytes) -> bool:
     """Mostly right multi-byte sequences with a few wrong bytes: damaged, not another encoding."""
-    text = data.decode("utf-8", errors="surrogateescape")
+    text = b" ".join(data.translate(_BLANK_ASCII).split()).decode("utf-8", errors="surrogateescape")
     wrong = sum(len(run) for run in re.findall("[\udc80-\udcff]+", text))
     right = sum(len(run) for run in re.findall("[^\x00-\x7f\udc80-\udcff]+", text))
     return right >= 4 * wrong
 
 
 def _legacy(data: bytes, file: str) -> str:
-    runs = _HIGH_RUN.findall(data)
-    high = sum(map(len, runs))
-    if _looks_gb(data, runs, high):
-        return "gb18030"
-    lone = sum(len(run) for run in runs if len(run) == 1)
-    letters = len(re.findall(rb"[A-Za-z]", data))
-    # Western text: accents stand alone or in twos among ASCII letters and are few.
-    if lone * 10 >= high * 7 and high * 3 <= letters:
+    high, letters, known = _count(data, _HIGH), _count(data, _LETTERS), _count(data, _WESTERN)
+    # Western text: accents and signs stand alone among ASCII letters, or are very few.
+    lone = _lone(data)
+    if lone * 10 >= high * 7 and high * 3 <= letters and known * 10 >= high * 9:
         return _western(data)
-    return _normalizer(data, file)
+    shares = {encoding: _common(data, encoding) for encoding in _LEVEL_1}
+    best = max(shares, key=lambda encoding: shares[encoding])
+    if shares[best] >= 0.6:
+        return best
+    return _western(data) if high * 100 <= letters else _normalizer(data, file)
 
 
-def _looks_gb(data: bytes, runs: list[bytes], high: int) -> bool:
+def _count(data: bytes, of: bytes) -> int:
+    return len(data) - len(data.translate(None, delete=of))
+
+
+def _lone(data: bytes) -> int:
+    """Bytes that are not ASCII with no other such byte beside them."""
+    is_high = np.frombuffer(data, np.uint8) >= 0x80
+    lone = is_high.copy()
+    lone[1:] &= ~is_high[:-1]
+    lone[:-1] &= ~is_high[1:]
+    return int(lone.sum())
+
+
+def _common(data: bytes, encoding: str) -> float:
+    """The share of everyday characters among those that are not ASCII; 0 if `data` does not decode."""
     try:
-        text = data.decode("gb18030")
+        text = data.decode(encoding)
     except UnicodeDecodeError:
-        return False
-    paired = sum(len(run) for run in runs if len(run) % 2 == 0)
-    common = 2 * sum(len(_HANZI.findall(run)) for run in runs)
-    wide = sum(1 for character in text if "\u3400" <= character <= "\u9fff" or "\u3000" <= character <= "\u303f")
-    return paired * 10 >= high * 6 and common * 10 >= high * 6 and wide > 0
+        return 0.0
+    wide = "".join(re.findall("[^\x00-\x7f]+", text))
+    low, high = _LEVEL_1[encoding]
+    everyday = sum(
+        0xA1 <= unit[0] <= 0xA3 or low <= unit[0] <= high
+        for unit in (character.encode(_PLAIN[encoding], errors="ignore") for character in wide)
+        if len(unit) == 2
+    )
+    return everyday / len(wide)
 
 
 def _western(data: bytes) -> str:
@@ -162,6 +190,6 @@ def _normalizer(data: bytes, file: str) -> str:
         return _NAMES.get(match.encoding, match.encoding.replace("_", "-"))
     raise FileError(
         f"the encoding of {file} cannot be found out",
-        where={"file": file, "byte": data.index(_HIGH_RUN.findall(data)[0])},
+        where={"file": file, "byte": int(np.argmax(np.frombuffer(data, np.uint8) >= 0x80))},
         hint="Save it as UTF-8",
     )

@@ -21,7 +21,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _LONGEST_NUMBER = 4000
 
 
-class _Trouble(ValueError):
+class _ObjectError(ValueError):
     """What is wrong with one object, in words."""
 
 
@@ -79,17 +79,17 @@ class _Reader:
         if len(record) != len(pairs):
             names = [name for name, _ in pairs]
             repeated = next(name for name in names if names.count(name) > 1)
-            raise _Trouble(f"the key {repeated!r} is given twice")
+            raise _ObjectError(f"the key {repeated!r} is given twice")
         return record
 
     def _constant(self, name: str) -> None:
         if name != "NaN":
-            raise _Trouble(f"{name} is no JSON number")
+            raise _ObjectError(f"{name} is no JSON number")
         self.nans += 1
 
     def _integer(self, digits: str) -> int:
         if len(digits) > _LONGEST_NUMBER:
-            raise _Trouble(f"a number has {len(digits):,} digits")
+            raise _ObjectError(f"a number has {len(digits):,} digits")
         return int(digits)
 
 
@@ -135,7 +135,7 @@ def _decode(text: str, place: int, line: int, reader: _Reader, file: str) -> tup
         record, end = reader.decoder.raw_decode(text, place)
     except json.JSONDecodeError as error:
         _bad(file, line + text.count("\n", place, error.pos), f"it is not valid JSON: {error.msg}")
-    except _Trouble as error:
+    except _ObjectError as error:
         _bad(file, line, str(error))
     except RecursionError:
         _bad(file, line, "values are nested too deep")
@@ -144,7 +144,14 @@ def _decode(text: str, place: int, line: int, reader: _Reader, file: str) -> tup
     return record, end
 
 
-_NAMES = {list: "an array", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+_NAMES = {
+    list: "an array",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
 
 
 def _column(cells: list[Any], name: str, file: str, lines: list[int]) -> tuple[pa.Array, str]:

@@ -13,8 +13,6 @@ from holdfast.errors import FileError
 
 __all__ = ["read_parquet"]
 
-_EXACT = 1 << 53
-
 
 def read_parquet(path: str, file: str, limits: Limits) -> RawTable:
     """Read a Parquet file; `rows` count from 1.
@@ -99,23 +97,13 @@ def _floats(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str]:
 
 
 def _decimals(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str]:
-    """float64 where every value comes back the same, else text."""
-    if column.type.scale <= 0 or not pc.any(pc.not_equal(column, pc.round(column))).as_py():
-        whole = pc.cast(column, pa.int64(), safe=False)
-        if pc.all(pc.equal(whole.cast(column.type), column)).as_py() is not False:
-            return whole, ""
-    floats = column.cast(pa.float64())
-    texts = column.cast(pa.string())
-    exact = all(
-        text is None or (number is not None and _same(text, number))
-        for text, number in zip(texts.to_pylist(), floats.to_pylist(), strict=True)
-    )
-    if exact:
-        return floats, ""
-    return texts, "holds decimals that floating point cannot keep: read as text"
-
-
-def _same(text: str, number: float) -> bool:
-    from decimal import Decimal
-
-    return Decimal(repr(number)) == Decimal(text)
+    """int64 without decimal places, float64 where every value comes back the same from it, else text."""
+    try:
+        if column.type.scale <= 0:
+            return column.cast(pa.int64()), ""
+        floats = column.cast(pa.float64())
+        if pc.all(pc.equal(floats.cast(column.type), column)).as_py() is not False:
+            return floats, ""
+    except pa.ArrowInvalid:
+        pass
+    return column.cast(pa.string()), "holds decimals that 64 bits cannot keep: read as text"

@@ -17,7 +17,7 @@ __all__ = ["FileReader", "read_file"]
 
 
 class FileReader:
-    """Reads files, one at a time; a context manager.
+    """Reads files, from any number of threads; a context manager.
 
     Workbooks and Parquet are read in a child process under `limits`, which is started when first needed and used
     again for the next files. For one file, `read_file` is shorter.

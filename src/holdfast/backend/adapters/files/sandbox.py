@@ -6,10 +6,11 @@ The child answers with one line of JSON and an Arrow IPC file; nothing of it is 
 import contextlib
 import json
 import os
-import select
+import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -32,22 +33,27 @@ _ROWS = "__row"
 class Sandbox:
     """Reads files in a child process, which is started on first use and used again; `close` ends it.
 
-    One thread at a time. A child that crashed, ran out of memory or time is replaced.
+    Threads take turns. A child that crashed, ran out of memory or time is replaced.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._turn = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
         self._errors: IO[bytes] | None = None
+        self._turn = threading.Lock()
         self.peak_bytes = 0
         """Largest resident memory the child reported, in bytes."""
 
     def read(self, path: Path, kind: str, file: str, sheet: str | None) -> RawTable:
-        """Read one file of `kind`; `file` is its name for messages. FileError or LimitError, never a crash."""
-        with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        """Read one file of `kind`; `file` is its name for messages. Raises FileError or LimitError, never crashes."""
+        with self._turn, tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             out = Path(folder) / "table.arrow"
-            request = {"path": str(path), "kind": kind, "file": file, "sheet": sheet, "out": str(out)}
+            # Under a name that says what it is: readers go by the extension, which may be wrong.
+            link = Path(folder) / f"table.{kind}"
+            link.symlink_to(path)
+            request = {"path": str(link), "kind": kind, "file": file, "sheet": sheet, "out": str(out)}
             answer = self._ask(request, file)
             self.peak_bytes = max(self.peak_bytes, int(answer.get("peak_bytes", 0)))
             if "error" in answer:
@@ -82,7 +88,9 @@ class Sandbox:
             child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            with selectors.DefaultSelector() as selector:
+                selector.register(child.stdout, selectors.EVENT_READ)
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
                 self.close()
                 raise LimitError(

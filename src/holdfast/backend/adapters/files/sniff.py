@@ -32,6 +32,7 @@ FORMATS = "csv, tsv, psv, ssv, txt, xlsx, xlsm, xls, xlsb, ods, parquet, json, j
 _RATIO_FREE = 64 << 20
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _HEAD = 4096
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\r\n")
 # Signatures of kinds that are never tables: naming them makes a better message than a failed parse.
 _FOREIGN = {
     b"%PDF": "a PDF document",
@@ -172,7 +173,7 @@ def _refuse_markup(file: str, head: bytes) -> None:
 
 
 def _is_text(head: bytes) -> bool:
-    return b"\x00" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+    return head == head.translate(None, delete=_CONTROLS)
 
 
 def _zip_kind(path: Path, file: str, data: bytes | None) -> str:

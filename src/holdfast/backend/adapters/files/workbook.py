@@ -5,6 +5,8 @@ wrongly. Both give typed cells, so text stays text and numbers stay numbers.
 """
 
 import datetime as dt
+import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,9 @@ __all__ = ["read_workbook"]
 _ODS_ERRORS = frozenset({"#N/A", "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})
 
 
+_ISO_DURATION = re.compile(r"PT(\d+)H(\d+)M(\d+(?:\.\d+)?)S")
+
+
 @dataclass(frozen=True, slots=True)
 class _Sheet:
     """Cells of the used range by row; `first` is the 1-based sheet row of the first. An error cell is null."""
@@ -39,13 +44,15 @@ class _Book:
     visible: list[str]
     others: list[str]
     load: Callable[[str], _Sheet]
+    has_data: Callable[[str], bool]
 
 
 def read_workbook(path: str, kind: str, file: str, sheet: str | None, limits: Limits) -> RawTable:
-    """Read one sheet: the named one, or the first visible one with data (further ones are named in the notes).
+    """Read one sheet of `path`, whose extension must be `kind`.
 
-    The header is the first row that is not empty; wholly empty rows at the end are left out. Error cells (#N/A ...)
-    are null and counted. FileError or LimitError if it cannot be read.
+    The named one, or the first visible one with data (further ones are named in the notes). The header is the first
+    row that is not empty; wholly empty rows at the end are left out. Error cells (#N/A ...) are null and counted.
+    FileError or LimitError if it cannot be read.
     """
     looks = look(path, kind, file, limits) if kind != "xls" else {}
     book = _open_xls(path, file, limits) if kind == "xls" else _open_calamine(path, kind, file, looks, limits)
@@ -62,7 +69,7 @@ def read_workbook(path: str, kind: str, file: str, sheet: str | None, limits: Li
     else:
         chosen, content, more = _first_with_data(book, file)
         if more:
-            notes.append(f"sheet {chosen!r} was read; there is also {', '.join(map(repr, more))}")
+            notes.append(f"sheet {chosen!r} was read; there is also data on {', '.join(map(repr, more))}")
     if not content.rows:
         raise FileError(
             f"sheet {chosen!r} of {file} is empty",
@@ -77,7 +84,7 @@ def _first_with_data(book: _Book, file: str) -> tuple[str, _Sheet, list[str]]:
     for place, name in enumerate(book.visible):
         content = book.load(name)
         if content.rows:
-            return name, content, book.visible[place + 1 :]
+            return name, content, [other for other in book.visible[place + 1 :] if book.has_data(other)]
     raise FileError(
         f"{file} has no sheet with data", where={"file": file}, hint="Put the table on a sheet that is not hidden"
     )
@@ -110,13 +117,22 @@ def _to_table(content: _Sheet, file: str, sheet: str, limits: Limits) -> tuple[p
 
 
 def _trim(rows: list[list[Any]], first: int, errors: int) -> _Sheet:
-    """Cut wholly empty rows at both ends."""
+    """Cut wholly empty rows and columns at the ends."""
     start, end = 0, len(rows)
     while end and all(cell is None for cell in rows[end - 1]):
         end -= 1
     while start < end and all(cell is None for cell in rows[start]):
         start += 1
-    return _Sheet(first + start, rows[start:end], errors)
+    rows = rows[start:end]
+    width = len(rows[0]) if rows else 0
+    left, right = 0, width
+    while left < right and all(row[left] is None for row in rows):
+        left += 1
+    while left < right and all(row[right - 1] is None for row in rows):
+        right -= 1
+    if (left, right) != (0, width):
+        rows = [row[left:right] for row in rows]
+    return _Sheet(first + start, rows, errors)
 
 
 def _open_calamine(path: str, kind: str, file: str, looks: dict[str, SheetLook], limits: Limits) -> _Book:
@@ -134,6 +150,8 @@ def _open_calamine(path: str, kind: str, file: str, looks: dict[str, SheetLook],
     shown = [meta.name for meta in sheets if meta.visible == calamine.SheetVisibleEnum.Visible]
 
     def load(name: str) -> _Sheet:
+        if name in looks:
+            looks[name].check(file, name, limits)
         try:
             sheet = book.get_sheet_by_name(name)
             if sheet.start is None:
@@ -147,16 +165,28 @@ def _open_calamine(path: str, kind: str, file: str, looks: dict[str, SheetLook],
         if kind == "ods" and looks[""].errors:
             errors = sum(cell in _ODS_ERRORS or str(cell).startswith("Err:") for row in rows for cell in row)
             blank = _ODS_ERRORS | {""}
-        for row in rows:
-            row[:] = [None if cell.__class__ is str and cell in blank else cell for cell in row]
-        return _trim(rows, sheet.start[0] + 1, errors)
+        cells = [[None if cell.__class__ is str and cell in blank else cell for cell in row] for row in rows]
+        if kind == "ods":
+            cells = [[_duration(cell) if cell.__class__ is str else cell for cell in row] for row in cells]
+        return _trim(cells, sheet.start[0] + 1, errors)
 
-    return _Book(shown, [meta.name for meta in sheets if meta.name not in shown], load)
+    def has_data(name: str) -> bool:
+        # The look misses cells that do not say where they are.
+        return (name in looks and looks[name].cells > 0) or book.get_sheet_by_name(name).start is not None
+
+    return _Book(shown, [meta.name for meta in sheets if meta.name not in shown], load, has_data)
+
+
+def _duration(cell: str) -> Any:
+    """Calamine gives times of a day and more in ods as ISO text."""
+    match = _ISO_DURATION.fullmatch(cell) if cell[:2] == "PT" else None
+    if match is None:
+        return cell
+    hours, minutes, seconds = match.groups()
+    return dt.timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds))
 
 
 def _open_xls(path: str, file: str, limits: Limits) -> _Book:
-    import io
-
     import xlrd
 
     try:
@@ -180,7 +210,8 @@ def _open_xls(path: str, file: str, limits: Limits) -> _Book:
         return _trim([row + [None] * (sheet.ncols - len(row)) for row in rows], 1, errors)
 
     visible = [name for place, name in enumerate(book.sheet_names()) if book._sheet_visibility[place] == 0]
-    return _Book(visible, [name for name in book.sheet_names() if name not in visible], load)
+    others = [name for name in book.sheet_names() if name not in visible]
+    return _Book(visible, others, load, lambda name: bool(load(name).rows))
 
 
 def _xls_cells(kinds: Sequence[int], values: Sequence[Any], datemode: int) -> Iterator[Any]:
@@ -205,9 +236,10 @@ def _xls_moment(serial: float, datemode: int) -> Any:
     """
     if not 0 <= serial < 2_958_466:
         return float(serial)
-    span = dt.timedelta(milliseconds=round(serial * 86_400_000))
-    if serial < 1:
-        return (dt.datetime.min + span).time() if span < dt.timedelta(days=1) else span
+    milliseconds = round(serial * 86_400_000)
+    span = dt.timedelta(milliseconds=milliseconds)
+    if milliseconds < 86_400_000:
+        return (dt.datetime(1900, 1, 1) + span).time()  # noqa: DTZ001 - a time of day
     epoch = dt.datetime(1904, 1, 1) if datemode else dt.datetime(1899, 12, 31 if serial < 60 else 30)  # noqa: DTZ001
     return epoch + span
 
@@ -221,7 +253,13 @@ def _check_cells(file: str, sheet: str, cells: int, limits: Limits) -> None:
         )
 
 
-def _damaged(file: str, error: Exception) -> FileError:
+def _damaged(file: str, error: Exception) -> FileError | LimitError:
+    if "limit exceeded" in str(error).lower():
+        return LimitError(
+            f"{file} spans too many cells: {error}",
+            where={"file": file},
+            hint="Delete the cells that lie far outside the table, or deliver it as csv or parquet",
+        )
     return FileError(
         f"{file} cannot be read as a workbook: {str(error) or type(error).__name__}",
         where={"file": file},

@@ -1,0 +1,35 @@
+"""Deploying: load and replay the models the way a server will, and only then move the pointer."""
+
+from collections.abc import Mapping
+
+from holdfast.backend.records import Deployment, new_id
+from holdfast.backend.serving.loader import Sources, load_predictor
+from holdfast.errors import ConflictError
+
+__all__ = ["deploy", "rollback"]
+
+
+def deploy(sources: Sources, target: str, models: Mapping[str, str], note: str = "") -> Deployment:
+    """Deploy `models` (label → ModelVersion id) for `target`; running servers pick it up within a second.
+
+    A package that is missing, damaged, answers its golden rows differently, or does not share the feature set of the
+    others is refused with IntegrityError, NotFoundError or ConflictError naming the label; what answers now goes on.
+    """
+    current = sources.deployments.current(target)
+    now = sources.clock.now()
+    candidate = Deployment(new_id("dep", now), target, now, dict(models), (), note)
+    if not models:
+        raise ConflictError(
+            f"there are no models of {target!r} to deploy",
+            where={"target": target},
+            hint=f"Train them with: holdfast train {target}",
+        )
+    load_predictor(candidate, sources)
+    return sources.deployments.deploy(target, models, note, after=current.id if current else None)
+
+
+def rollback(sources: Sources, target: str, to: str | None = None) -> Deployment:
+    """Go back to deployment `to`, by default the one before the current, after the same checks as `deploy`."""
+    current, goal = sources.deployments.before(target, to)
+    load_predictor(goal, sources)
+    return sources.deployments.rollback(target, goal.id, why=f"rollback from {current.id}")

@@ -1,0 +1,232 @@
+"""Predictions for files: rows of features, or lists of entities."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from holdfast.backend.records import RawTable
+from holdfast.backend.serving.questions import Question, ask, entity_column
+from holdfast.backend.serving.service import Service
+from holdfast.core.features.encoding import Encoding
+from holdfast.errors import FileError, HoldfastError, InputError
+
+__all__ = ["BatchReport", "predict_entities_file", "predict_features_file"]
+
+_CHUNK = 500
+_TEXT_FORMATS = ("csv", "tsv")
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What was done: rows, how many of them had repairs, and repairs by kind."""
+
+    rows: int
+    repaired_rows: int
+    repairs: Mapping[str, int]
+    deployment: str
+    output: Path
+    data_version: str | None = None
+
+
+def predict_features_file(
+    service: Service,
+    target: str,
+    source: RawTable,
+    output: Path,
+    *,
+    file: str,
+    progress: Callable[[int], None] = lambda _: None,
+) -> BatchReport:
+    """Predict every row of a table of features into `output` (.csv or .parquet).
+
+    Columns that are no features (ids, names) are carried over. Every row is checked first, so that a bad one leaves
+    nothing behind; AlignmentError names file, row and column. `progress` gets the number of rows done.
+    """
+    _check_output(output)
+    predictor = service.live.predictor(target)
+    names = [name for name in source.table.column_names if name in set(predictor.encoding.names)]
+    chunks = _Chunks(source, names, file, predictor.encoding)
+    for number, rows in chunks:
+        with chunks.placed(number):
+            predictor.check(rows)
+    answers = []
+    for _, rows in chunks:
+        reply = service.features(target, rows)
+        answers += reply["predictions"]
+        service.log.flush()
+        progress(len(answers))
+    carried = source.table.drop_columns(names)
+    return _written(answers, carried, output, predictor.deployment, None)
+
+
+def predict_entities_file(
+    service: Service,
+    target: str,
+    source: RawTable,
+    output: Path,
+    *,
+    file: str,
+    progress: Callable[[int], None] = lambda _: None,
+) -> BatchReport:
+    """Predict every entity of a list into `output` (.csv or .parquet).
+
+    The list has the entity table's key (or `entity`), optionally `cutoff` (empty is now), and the context columns.
+    InputError names file, row and column.
+    """
+    _check_output(output)
+    predictor = service.live.predictor(target)
+    key = entity_column(predictor.feature_set)
+    columns = source.table.column_names
+    name = key.name if key.name in columns else "entity"
+    if name not in columns:
+        raise InputError(
+            f"the list has no column {key.name!r}", where={"file": file}, hint=f"Its columns are: {', '.join(columns)}"
+        )
+    context = [column.name for column in predictor.feature_set.context]
+    if absent := [column for column in context if column not in columns]:
+        raise InputError(f"the list has no column {absent[0]!r}", where={"file": file, "column": absent[0]})
+    kept = [name, *(["cutoff"] if "cutoff" in columns else []), *context]
+    whole = key.dtype.value == "int"
+    chunks = _Chunks(source, list(dict.fromkeys(kept)), file, None)
+    asked = []
+    for number, rows in chunks:
+        questions = [
+            Question(
+                _whole(row[name]) if whole else row[name],
+                _text(row.get("cutoff")),
+                {column: row[column] for column in context},
+            )
+            for row in rows
+        ]
+        with chunks.placed(number):
+            ask(predictor.feature_set, questions, 0)
+        asked.append(questions)
+    answers, version = [], None
+    for questions in asked:
+        reply = service.entities(target, questions)
+        answers += reply["predictions"]
+        version = reply["data_version"]
+        service.log.flush()
+        progress(len(answers))
+    return _written(answers, source.table, output, predictor.deployment, version)
+
+
+def _whole(value: Any) -> Any:
+    """Text of a text file as the whole number it is; anything else as it came, to be refused with its place."""
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _text(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+class _Chunks:
+    """Rows of a table as dictionaries, some hundreds at a time; text is read as numbers where features are numbers."""
+
+    def __init__(self, source: RawTable, columns: Sequence[str], file: str, encoding: Encoding | None) -> None:
+        self._source = source
+        self._file = file
+        self._table = source.table.select(list(columns))
+        text = encoding is not None and source.format.startswith(_TEXT_FORMATS)
+        specs = encoding.specs if encoding and text else ()
+        self._numbers = {spec.name for spec in specs if spec.kind == "number"}.intersection(columns)
+        self._truths = {spec.name for spec in specs if spec.kind == "truth"}.intersection(columns)
+
+    def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        for start in range(0, self._table.num_rows, _CHUNK):
+            rows = self._table.slice(start, _CHUNK).to_pylist()
+            for row in rows:
+                for name in self._numbers:
+                    row[name] = _number(row[name])
+                for name in self._truths:
+                    row[name] = _TRUTHS.get(str(row[name]).lower(), row[name])
+            yield start, rows
+
+    def placed(self, start: int) -> "_Placed":
+        """A context in which errors name the file and its row."""
+        return _Placed(self._source, self._file, start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    source: RawTable
+    file: str
+    start: int
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, HoldfastError):
+            return
+        where = dict(error.where)
+        row = where.pop("row", where.pop("question", None))
+        place = {"file": self.file}
+        if isinstance(row, int):
+            place["row"] = self.source.rows[self.start + row].as_py()
+        raise type(error)(error.message, where={**place, **where}, hint=error.hint) from error
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix.lower() not in (".csv", ".parquet"):
+        raise FileError("predictions are written as .csv or .parquet", where={"file": str(output)})
+
+
+def _written(
+    answers: list[dict[str, Any]], carried: pa.Table, output: Path, deployment: str, version: str | None
+) -> BatchReport:
+    columns: dict[str, Any] = {name: carried[name] for name in carried.column_names}
+    columns["prediction_id"] = [answer["id"] for answer in answers]
+    for label in answers[0]["labels"] if answers else ():
+        results = [answer["labels"][label] for answer in answers]
+        columns.update(_result_columns(label, results))
+    columns["repairs"] = [len(answer["repairs"]) for answer in answers]
+    _write(pa.table(columns), output)
+    kinds: dict[str, int] = {}
+    for answer in answers:
+        for repair in answer["repairs"]:
+            kinds[repair["kind"]] = kinds.get(repair["kind"], 0) + 1
+    repaired = sum(1 for answer in answers if answer["repairs"])
+    return BatchReport(len(answers), repaired, kinds, deployment, output, version)
+
+
+def _result_columns(label: str, results: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    if "value" in results[0]:
+        return {label: [result["value"] for result in results]}
+    decision = {f"{label} decision": [result["decision"] for result in results]}
+    if "probability" in results[0]:
+        return {label: [result["probability"] for result in results], **decision}
+    classes = results[0]["probabilities"]
+    return {f"{label} {name}": [result["probabilities"][name] for result in results] for name in classes} | decision
+
+
+def _write(table: pa.Table, output: Path) -> None:
+    """The whole file or none."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        if output.suffix.lower() == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            pyarrow.parquet.write_table(table, temporary)
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(f"the predictions cannot be written: {error}", where={"file": str(output)}) from error

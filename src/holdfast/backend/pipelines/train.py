@@ -1,0 +1,314 @@
+"""From a matrix to registered models."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from holdfast import __version__
+from holdfast.backend.datasets import Datasets
+from holdfast.backend.features import Matrix
+from holdfast.backend.pipelines.splitting import split_rows
+from holdfast.backend.records import ModelVersion, Run, new_id
+from holdfast.backend.registry.artifacts import Identity, build
+from holdfast.backend.registry.registry import Registry, model_name
+from holdfast.backend.settings import Settings
+from holdfast.backend.training import training_session
+from holdfast.core.features.encoding import Encoding
+from holdfast.core.features.frame import Categories, FeatureFrame
+from holdfast.core.learn.fit import Fitted, Recipe, fit, output_of
+from holdfast.core.learn.metrics import bootstrap, evaluate
+from holdfast.core.learn.split import TEST, TRAIN, UNUSED, VALIDATE
+from holdfast.core.timeline import isoformat
+from holdfast.errors import HoldfastError, InputError, NotFoundError
+
+__all__ = ["Trained", "train"]
+
+Progress = Callable[[int, int, str], None]
+_PARTS = {"train": TRAIN, "validate": VALIDATE, "test": TEST}
+_INTERVALS = {"regression": ("mae", "r2"), "multiclass": ()}
+_BOOTSTRAP_ROUNDS = 300
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run and the model versions it made. `repeated`: an equal run was done before, and this is that one."""
+
+    run: Run
+    models: tuple[ModelVersion, ...]
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What all labels of a run share. `encoded` float64 [n, features]; `inputs` the same as the booster takes it."""
+
+    run: Run
+    settings: Settings
+    data_version: str
+    matrix: Matrix
+    parts: npt.NDArray[np.int8]
+    late: int
+    encoding: Encoding
+    encoded: npt.NDArray[np.float64]
+    inputs: npt.NDArray[np.float32]
+    beyond: dict[str, int]
+
+
+def train(
+    registry: Registry,
+    datasets: Datasets | None,
+    matrix: Matrix,
+    settings: Settings,
+    *,
+    target: str,
+    labels: Sequence[str] | None = None,
+    note: str = "",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Split, fit each label, measure, and register all models of the run in one transaction.
+
+    `labels` chooses among the matrix's labels (default: all). `datasets` is where the matrix's dataset version becomes
+    `trained`; None for a matrix that comes from none. When an equal run is done already it is returned, unless `force`.
+    `progress(done, total, message)` counts labels in thousandths. LockedError while one of the models is being trained;
+    whatever fails, models, pointers and data/model stay as they were.
+    """
+    chosen = _chosen(matrix, labels)
+    registry.sync()
+    fingerprint = _fingerprint(matrix, settings, target, chosen)
+    done = None if force else registry.find_run(fingerprint)
+    if done is not None:
+        return Trained(done, tuple(registry.of_run(done.id)), repeated=True)
+    now = registry.clock.now()
+    models = {label: model_name(target, label, matrix.task) for label in chosen}
+    run = Run(
+        id=new_id("run", now), target=target, made_at=now, ended_at=None, state="running",
+        dataset=matrix.record.dataset, feature_set=matrix.record.feature_set, matrix=matrix.record.id,
+        parameters=_parameters(settings, models), metrics={}, environment=_environment(), note=note,
+        fingerprint=fingerprint,
+    )  # fmt: skip
+    version = datasets.get(matrix.record.dataset).version if datasets is not None else matrix.record.dataset
+    with training_session(registry, run, tuple(models.values())):
+        before = {v.model: v.id for v in registry.current(target)}
+        prepared = _prepare(run, matrix, settings, version)
+        made, metrics = [], {}
+        for place, label in enumerate(chosen):
+            report = _reporter(progress, place, len(chosen), label)
+            one, figures = _train_one(registry, prepared, label, before.get(models[label]), report)
+            made.append(one)
+            metrics[label] = figures
+        ended = replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics)
+        also = partial(_mark_trained, datasets, matrix.record.dataset) if datasets is not None else None
+        registry.register(made, run=ended, expect={m: before.get(m) for m in models.values()}, also=also)
+    if progress is not None:
+        progress(1000 * len(chosen), 1000 * len(chosen), f"{len(made)} models registered")
+    return Trained(ended, tuple(made))
+
+
+def _mark_trained(datasets: Datasets, version: str, connection: sa.Connection) -> None:
+    datasets.set_state(connection, version, "trained")
+
+
+def _chosen(matrix: Matrix, labels: Sequence[str] | None) -> tuple[str, ...]:
+    for label in matrix.labels:
+        if any("\ud800" <= char <= "\udfff" for char in label):
+            raise InputError(f"the label {label!r} is no valid Unicode text", where={"label": ascii(label)})
+    if labels is None:
+        return tuple(matrix.labels)
+    for label in labels:
+        if label not in matrix.labels:
+            raise NotFoundError(
+                f"there is no label {label!r}", where={"label": label}, hint=f"Labels: {', '.join(matrix.labels)}."
+            )
+    return tuple(label for label in matrix.labels if label in labels)
+
+
+def _prepare(run: Run, matrix: Matrix, settings: Settings, data_version: str) -> _Prepared:
+    parts, late = split_rows(settings, matrix.entities, matrix.cutoffs, matrix.labels, matrix.label_known)
+    frame, beyond = _bounded(matrix.frame)
+    encoding = Encoding.fit(frame, parts == TRAIN)
+    encoded = encoding.encode(frame)
+    inputs = encoded.astype(np.float32)
+    return _Prepared(run, settings, data_version, matrix, parts, late, encoding, encoded, inputs, beyond)
+
+
+def _bounded(frame: FeatureFrame) -> tuple[FeatureFrame, dict[str, int]]:
+    """The frame with numbers inside float32, which is what the booster takes, and how many were not, by feature."""
+    columns, beyond = dict(frame.columns), {}
+    for name, column in frame.columns.items():
+        if not isinstance(column, Categories) and (count := int((np.abs(column) > _LARGEST).sum())):
+            columns[name], beyond[name] = np.clip(column, -_LARGEST, _LARGEST), count
+    return replace(frame, columns=columns), beyond
+
+
+def _train_one(
+    registry: Registry,
+    prepared: _Prepared,
+    label: str,
+    previous: str | None,
+    report: Callable[[float, str], None],
+) -> tuple[ModelVersion, dict[str, Any]]:
+    matrix, truth = prepared.matrix, prepared.matrix.labels[label]
+    part = np.where(np.isnan(truth), np.int8(UNUSED), prepared.parts)
+    recipe = _recipe(prepared.settings)
+    try:
+        fitted = fit(
+            matrix.task, prepared.inputs, truth, part, recipe, classes=len(matrix.classes), threads=_threads(),
+            progress=lambda rounds, loss: report(rounds / (rounds + 100), f"round {rounds}, loss {loss:.4f}"),
+        )  # fmt: skip
+    except HoldfastError as error:
+        raise type(error)(error.message, where={"label": label, **error.where}, hint=error.hint) from error
+    report(0.95, "measuring and packing")
+    figures = _measure(fitted, prepared, truth, part, recipe.seed)
+    record, onnx = _pack(registry, prepared, label, previous, (fitted, part, figures))
+    return replace(record, metrics={**figures, "onnx": onnx}), {
+        **figures,
+        "onnx": onnx,
+        "history": list(fitted.history),
+    }
+
+
+def _pack(
+    registry: Registry,
+    prepared: _Prepared,
+    label: str,
+    previous: str | None,
+    result: tuple[Fitted, npt.NDArray[np.int8], dict[str, Any]],
+) -> tuple[ModelVersion, dict[str, Any]]:
+    """Put all forms of a model among the blobs; its record, and what was measured of its ONNX twin."""
+    matrix, run, rule = prepared.matrix, prepared.run, prepared.settings.training
+    fitted, part, figures = result
+    model = model_name(run.target, label, matrix.task)
+    parents = (run.dataset, run.feature_set, run.matrix, run.id, *((previous,) if previous else ()))
+    identity = Identity(
+        target=run.target, label=label, model=model, version=registry.next_version(model, rule.algorithm),
+        labels=tuple(matrix.labels), trained_at=isoformat(run.made_at), data_version=prepared.data_version,
+        feature_set=matrix.feature_set.hash, parents=parents, environment=run.environment, note=run.note,
+    )  # fmt: skip
+    held_out = np.flatnonzero((part == VALIDATE) | (part == TEST))
+    rows = prepared.encoded[held_out if len(held_out) else np.flatnonzero(part == TRAIN)]
+    made = build(fitted, prepared.encoding, identity, classes=matrix.classes, metrics=figures, rows=rows)
+    shared = {name: run.parameters[name] for name in ("early_stopping", "imbalance", "seed", "split")}
+    record = ModelVersion(
+        id=new_id("model", registry.clock.now()), model=model, target=run.target, label=label, task=matrix.task,
+        version=identity.version, made_at=run.made_at, run=run.id, dataset=run.dataset, feature_set=run.feature_set,
+        parents=parents, algorithm=rule.algorithm, parameters={**shared, **run.parameters["xgboost"]},
+        metrics=figures, serving=registry.blobs.put(made.serving),
+        files={role: registry.blobs.put(data) for role, data in made.files.items()}, note=run.note,
+    )  # fmt: skip
+    return record, dict(made.onnx)
+
+
+def _measure(
+    fitted: Fitted, prepared: _Prepared, truth: npt.NDArray[np.float64], part: npt.NDArray[np.int8], seed: int
+) -> dict[str, Any]:
+    matrix = prepared.matrix
+    outputs = output_of(fitted.estimator, prepared.inputs)
+    figures: dict[str, Any] = {
+        name: evaluate(
+            matrix.task, truth[part == code], outputs[part == code], threshold=fitted.threshold, classes=matrix.classes
+        )
+        for name, code in _PARTS.items()
+    }
+    test = part == TEST
+    figures["intervals"] = {
+        score: bootstrap(score, truth[test], outputs[test], seed=seed, rounds=_BOOTSTRAP_ROUNDS)
+        for score in (_INTERVALS.get(matrix.task, ("roc_auc", "pr_auc")) if test.any() else ())
+    }
+    figures["rows"] = {
+        **{name: int((part == code).sum()) for name, code in _PARTS.items()},
+        "no_label": int(np.isnan(truth).sum()),
+        "label_known_too_late": prepared.late,
+        "after_the_last_bound": int(((part == UNUSED) & ~np.isnan(truth)).sum()) - prepared.late,
+        **{reason: int(count) for reason, count in (matrix.dropped or {}).items()},
+    }
+    figures["fit"] = {
+        "rounds": fitted.rounds,
+        "threshold": fitted.threshold,
+        "engine": fitted.engine,
+        "note": fitted.note,
+        "values_beyond_float32": prepared.beyond,
+    }
+    return figures
+
+
+def _reporter(progress: Progress | None, place: int, total: int, label: str) -> Callable[[float, str], None]:
+    def report(share: float, message: str) -> None:
+        if progress is not None:
+            progress(1000 * place + int(1000 * share), 1000 * total, f"{label}: {message}")
+
+    return report
+
+
+def _recipe(settings: Settings) -> Recipe:
+    rule = settings.training
+    return Recipe(rule.early_stopping, rule.imbalance, rule.seed, rule.parameters)
+
+
+def _parameters(settings: Settings, models: Mapping[str, str]) -> dict[str, Any]:
+    recipe = _recipe(settings)
+    return {
+        "models": list(models.values()),
+        "labels": list(models),
+        "algorithm": settings.training.algorithm,
+        "early_stopping": recipe.patience,
+        "imbalance": recipe.imbalance,
+        "seed": recipe.seed,
+        "split": settings.split.model_dump(mode="json", by_alias=True),
+        "xgboost": recipe.resolved(),
+    }
+
+
+def _fingerprint(matrix: Matrix, settings: Settings, target: str, labels: Sequence[str]) -> str:
+    """Equal for trainings that would give the same models: content of the matrix, split, labels, parameters."""
+    import xgboost
+
+    about = {
+        "target": target,
+        "task": matrix.task,
+        "classes": list(matrix.classes),
+        "feature_set": matrix.feature_set.hash,
+        "parameters": _parameters(settings, dict.fromkeys(labels, "")),
+        "timezone": settings.timezone,
+        "xgboost": xgboost.__version__,
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, column in matrix.frame.columns.items():
+        values = list(column.values) if isinstance(column, Categories) else []
+        digest.update(json.dumps([name, values]).encode())
+        digest.update((column.codes if isinstance(column, Categories) else column).tobytes())
+    for array in (*(matrix.labels[label] for label in labels), matrix.cutoffs, matrix.label_known):
+        digest.update(array.tobytes())
+    digest.update(json.dumps(matrix.entities.to_pylist(), default=str).encode())
+    return digest.hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    import numba
+    import sklearn
+    import xgboost
+
+    return {
+        "holdfast": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "scikit-learn": sklearn.__version__,
+        "xgboost": xgboost.__version__,
+        "threads": str(_threads()),
+    }
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,207 @@
+"""Folders of packages from elsewhere: look at them without opening, take them over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from holdfast.backend.records import ModelVersion, Run, new_id
+from holdfast.backend.registry import tables
+from holdfast.backend.registry.artifacts import Identity, build
+from holdfast.backend.registry.face import read_manifest
+from holdfast.backend.registry.hashes import sha256_of
+from holdfast.backend.registry.package import open_package
+from holdfast.backend.registry.registry import Registry, model_name
+from holdfast.backend.store import Store
+from holdfast.core.features.encoding import Encoding
+from holdfast.core.learn.fit import of_estimator
+from holdfast.errors import HoldfastError, InputError, IntegrityError
+
+__all__ = ["Finding", "import_folder", "open_file", "scan"]
+
+_TASKS = ("multilabel", "binary", "multiclass", "regression")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one file found.
+
+    `state`: ok (the recorded content), unknown (nothing is recorded of it), changed (it is another content), missing
+    (the manifest names it), or unfit (this Holdfast cannot use it). `detail` says what and why.
+    """
+
+    file: str
+    model: str
+    state: str
+    detail: str
+
+
+def scan(registry: Registry, folder: Path) -> list[Finding]:
+    """Look at every package in a folder, without opening any: hashes, the manifest, what is recorded here."""
+    manifest = read_manifest(folder)["models"]
+    known = _recorded(registry.store)
+    findings = []
+    for model, entry in sorted(manifest.items()):
+        for name, file in sorted(entry["files"].items()):
+            findings.append(_look(folder / name, model, entry, file["sha256"]))
+    named = {finding.file for finding in findings}
+    for path in _packages(folder):
+        if path.name not in named:
+            model = known.get(sha256_of(path.read_bytes()))
+            detail = "recorded here" if model else "no manifest names it and nothing is recorded of it"
+            findings.append(Finding(path.name, model or "", "ok" if model else "unknown", detail))
+    return findings
+
+
+def open_file(registry: Registry, path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """A package file anywhere: opened when its SHA-256 is recorded here, or with `trust`; else UntrustedError.
+
+    IntegrityError when a manifest or this registry's own folder says that the file should have another content.
+    """
+    try:
+        found = sha256_of(path.read_bytes())
+    except OSError as error:
+        raise IntegrityError(f"the package cannot be read: {error}", where={"file": str(path)}) from error
+    expected = _expected(path)
+    if expected is None and found in _recorded(registry.store):
+        expected = found
+    # A manifest beside the file tells damage apart, but anybody can write one: it does not make code trustworthy.
+    if expected == found and found not in _recorded(registry.store):
+        expected = None
+    return open_package(path, sha256=expected, trust=trust)
+
+
+def import_folder(registry: Registry, folder: Path, *, trust: bool = False) -> list[ModelVersion]:
+    """Register every package of a folder made by another Holdfast; all of them or none. Returns the new versions.
+
+    Packages recorded here already are left out. UntrustedError unless `trust`: opening a pickle runs its code.
+    InputError when there is no package; IntegrityError naming file and field when one is damaged, incomplete or unfit.
+    """
+    paths = _packages(folder)
+    if not paths:
+        raise InputError(f"there is no package (*_model_*.pkl) in {folder}", where={"folder": str(folder)})
+    known = _recorded(registry.store)
+    packages = [
+        (path, open_file(registry, path, trust=trust)) for path in paths if sha256_of(path.read_bytes()) not in known
+    ]
+    if not packages:
+        return []
+    now = registry.clock.now()
+    run = Run(new_id("run", now), "(import)", now, now, "done", "", "", "", {"folder": folder.name}, {}, {}, "imported")
+    versions = [_version(registry, run, path, package) for path, package in packages]
+    expect = {version.model: _current(registry, version.model) for version in versions}
+    registry.start_run(replace(run, state="running", ended_at=None))
+    try:
+        registry.register(versions, run=run, expect=expect, why=f"imported from {folder.name}")
+    except HoldfastError as error:
+        registry.fail_run(run.id, str(error))
+        raise
+    return versions
+
+
+def _version(registry: Registry, run: Run, path: Path, package: dict[str, Any]) -> ModelVersion:
+    where = {"file": str(path)}
+    encoding, target, classes = _signature(package, where)
+    task, label = package["task"], package["category"]
+    estimator = package["model"]
+    if task not in _TASKS or not hasattr(estimator, "get_booster"):
+        raise IntegrityError(
+            f"this Holdfast cannot serve a {type(estimator).__name__} for task {task!r}",
+            where={**where, "field": "model"},
+        )
+    model = model_name(target, label, task)
+    version = package["version"]
+    if any(known.version == version for known in registry.versions(model)):
+        version = registry.next_version(model, "xgboost")
+    rows = _made_up_rows(encoding)
+    try:
+        fitted = of_estimator(estimator, task, package["threshold"], rows.astype(np.float32))
+    except ValueError as error:
+        raise IntegrityError(f"the model does not answer: {error}", where={**where, "field": "model"}) from error
+    identity = Identity(
+        target=target,
+        label=label,
+        model=model,
+        version=version,
+        labels=tuple(package["label_types"]),
+        trained_at=package["trained_at"],
+        data_version=package["data_version"],
+        feature_set=package["feature_set"],
+        parents=tuple(package["parents"]),
+        environment=package["environment"],
+        note=package["note"],
+    )
+    made = build(fitted, encoding, identity, classes=classes, metrics=package["metrics"], rows=rows)
+    files = dict(made.files)
+    if version == package["version"]:
+        files["package"] = path.read_bytes()
+    return ModelVersion(
+        id=new_id("model", run.made_at), model=model, target=target, label=label, task=task, version=version,
+        made_at=run.made_at, run=run.id, dataset=package["data_version"], feature_set=package["feature_set"],
+        parents=identity.parents, algorithm="xgboost", parameters={}, metrics=package["metrics"],
+        serving=registry.blobs.put(made.serving),
+        files={role: registry.blobs.put(data) for role, data in files.items()}, note=package["note"],
+    )  # fmt: skip
+
+
+def _signature(package: dict[str, Any], where: dict[str, Any]) -> tuple[Encoding, str, Sequence[str]]:
+    signature = package["signature"]
+    try:
+        encoding = Encoding.from_dict(signature["encoding"])
+        target, classes = str(signature["target"]), [str(name) for name in signature["classes"]]
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"the field 'signature' is incomplete: {error}", where={**where, "field": "signature"}
+        ) from error
+    if list(encoding.names) != package["feature_names"]:
+        raise IntegrityError("the field 'signature' is about other features", where={**where, "field": "signature"})
+    return encoding, target, classes
+
+
+def _made_up_rows(encoding: Encoding) -> npt.NDArray[np.float64]:
+    """Rows inside the training ranges, to replay on; the real ones stayed where the model was trained."""
+    rng = np.random.default_rng(0)
+    low = np.array([spec.minimum or 0.0 for spec in encoding.specs])
+    high = np.array(
+        [float(len(spec.categories)) if spec.kind == "category" else spec.maximum or 0.0 for spec in encoding.specs]
+    )
+    rows: npt.NDArray[np.float64] = low + (high - low) * rng.random((256, len(low)))
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    return rows
+
+
+def _packages(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*_model_*.pkl")) if folder.is_dir() else []
+
+
+def _expected(path: Path) -> str | None:
+    for entry in read_manifest(path.parent)["models"].values():
+        if path.name in entry["files"]:
+            return str(entry["files"][path.name]["sha256"])
+    return None
+
+
+def _recorded(store: Store) -> dict[str, str]:
+    """Models by the hash of their packages, of all versions."""
+    table = tables.model_versions
+    with store.read() as connection:
+        return {row.files["package"]: row.model for row in connection.execute(sa.select(table.c.files, table.c.model))}
+
+
+def _current(registry: Registry, model: str) -> str | None:
+    return next((version.id for version in registry.current() if version.model == model), None)
+
+
+def _look(path: Path, model: str, entry: dict[str, Any], expected: str) -> Finding:
+    if not path.is_file():
+        return Finding(path.name, model, "missing", "the manifest names it, but it is not there")
+    found = sha256_of(path.read_bytes())
+    if found != expected:
+        return Finding(path.name, model, "changed", f"its SHA-256 is {found}, the manifest says {expected}")
+    if entry["task"] not in _TASKS or entry["algorithm"] != "xgboost":
+        return Finding(path.name, model, "unfit", f"task {entry['task']!r} by {entry['algorithm']!r} is not known here")
+    return Finding(path.name, model, "ok", entry["version"])

@@ -1,0 +1,1 @@
+"""Answers: `predictor` (fast, immutable), `loader` (slow: load, verify, swap), `service` (answers and logs), `log`."""

@@ -1,0 +1,149 @@
+"""From what a caller asks to features: questions, raw rows and stored rows go to the one evaluator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.evaluate import evaluate
+from holdfast.core.features.frame import FeatureFrame
+from holdfast.core.features.rows import typed_values
+from holdfast.core.features.world import World
+from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Column, Schema, Table
+from holdfast.core.timeline import ALWAYS, parse_instant
+from holdfast.errors import InputError
+
+__all__ = ["Asked", "Question", "StoredData", "ask", "compute", "entity_column"]
+
+REQUEST = "(request)"
+"""The file that rows of a request are said to come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row asked: an entity key, a cutoff (ISO 8601 text; None is now) and the context known beforehand."""
+
+    entity: Any
+    cutoff: Any = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions in columns: Arrow keys [n], instants int64 [n], context name → Arrow [n]."""
+
+    entities: pa.Array
+    cutoffs: npt.NDArray[np.int64]
+    context: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """All rows of one dataset version with their history, as tables and as the evaluator's world."""
+
+    version: str
+    schema: Schema
+    tables: Mapping[str, pa.Table]
+    world: World
+
+    @staticmethod
+    def build(version: str, schema: Schema, tables: Mapping[str, pa.Table]) -> "StoredData":
+        """Make the world; takes about as long as reading the tables."""
+        return StoredData(version, schema, tables, World.build(schema, tables))
+
+    def merged(self, given: Mapping[str, pa.Table]) -> World:
+        """The world of the stored rows and `given` ones, which count as known always.
+
+        A given row takes the place of all stored states of its key.
+        """
+        tables = dict(self.tables)
+        for name, rows in given.items():
+            if rows.num_rows:
+                table = self.schema.table(name)
+                tables[name] = _united(table, tables[name], rows) if name in tables else rows
+        return World.build(self.schema, tables)
+
+
+def _united(table: Table, stored: pa.Table, given: pa.Table) -> pa.Table:
+    if table.key:
+        keys = list(table.key)
+        stored = stored.join(given.select(keys).group_by(keys).aggregate([]), keys=keys, join_type="left anti")
+    count = given.num_rows
+    system = {
+        KNOWN_FROM: pa.array([ALWAYS] * count, pa.int64()).cast(SYSTEM_FIELDS[KNOWN_FROM]),
+        KNOWN_TO: pa.nulls(count, SYSTEM_FIELDS[KNOWN_TO]),
+        SOURCE_FILE: pa.array([REQUEST] * count, SYSTEM_FIELDS[SOURCE_FILE]),
+        SOURCE_ROW: pa.array(range(1, count + 1), SYSTEM_FIELDS[SOURCE_ROW]),
+    }
+    columns = [*table.names, *SYSTEM_FIELDS]
+    given = pa.table({name: system[name] if name in system else given[name] for name in columns})
+    return pa.concat_tables([stored.select(columns), given])
+
+
+def entity_column(feature_set: FeatureSet) -> Column:
+    """The key column of the feature set's entity table."""
+    table = feature_set.schema.table(feature_set.entity)
+    return table.column(table.key[0])
+
+
+def ask(feature_set: FeatureSet, questions: Sequence[Question], now: int) -> Asked:
+    """Type the questions. InputError names the question and what does not fit: entity, cutoff or context column."""
+    key = entity_column(feature_set)
+    entities = [question.entity for question in questions]
+    for number, entity in enumerate(entities):
+        if entity is None:
+            raise InputError("the question names no entity", where={"question": number, "column": key.name})
+    context_names = [column.name for column in feature_set.context]
+    for number, question in enumerate(questions):
+        _check_context(question.context, context_names, number)
+    timezone = feature_set.schema.timezone
+    cutoffs = [_cutoff(question.cutoff, timezone, now, number) for number, question in enumerate(questions)]
+    return Asked(
+        typed_values(key, entities, timezone, table=feature_set.entity),
+        np.array(cutoffs, np.int64),
+        {
+            column.name: typed_values(column, [question.context[column.name] for question in questions], timezone)
+            for column in feature_set.context
+        },
+    )
+
+
+def _check_context(context: Mapping[str, Any], names: Sequence[str], number: int) -> None:
+    for name in names:
+        if name not in context:
+            raise InputError(
+                f"context column {name!r} is missing",
+                where={"question": number, "column": name},
+                hint="Send null where the value is not known.",
+            )
+    for name in context:
+        if name not in names:
+            raise InputError(
+                f"there is no context column {name!r}",
+                where={"question": number, "column": name},
+                hint=f"The context is: {', '.join(names) or 'none'}",
+            )
+
+
+def _cutoff(value: Any, timezone: str, now: int, number: int) -> int:
+    where = {"question": number, "column": "cutoff"}
+    if value is None:
+        return now
+    if not isinstance(value, str):
+        raise InputError(
+            f"the cutoff must be text such as 2016-01-31T08:00:00Z, not {type(value).__name__}", where=where
+        )
+    try:
+        return parse_instant(value, timezone)
+    except (InputError, OverflowError) as error:
+        raise InputError(f"the cutoff {value[:80]!r} is not a date or time", where=where,
+                         hint="Write it as 2016-01-31 or 2016-01-31T08:00:00+02:00.") from error  # fmt: skip
+
+
+def compute(feature_set: FeatureSet, world: World, asked: Asked) -> FeatureFrame:
+    """The features of the questions."""
+    return evaluate(feature_set, world, asked.entities, asked.cutoffs, asked.context)

@@ -1,0 +1,212 @@
+"""Puts the rooms together with the outside systems: the only module that names adapters."""
+
+import atexit
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.backend.logging import start_logging
+from holdfast.backend.settings import Layout, Settings, load
+
+if TYPE_CHECKING:
+    from holdfast.backend.api.control import ControlRooms
+    from holdfast.backend.datasets import Datasets
+    from holdfast.backend.deployment.deployments import Deployments
+    from holdfast.backend.features import Features
+    from holdfast.backend.pipelines.ingest import Reader
+    from holdfast.backend.pipelines.trace import Lineage
+    from holdfast.backend.ports import Blobs, Clock
+    from holdfast.backend.records import RawTable
+    from holdfast.backend.registry.registry import Registry
+    from holdfast.backend.serving.loader import Sources
+    from holdfast.backend.serving.service import Service
+    from holdfast.backend.store import Store
+
+__all__ = ["Services", "file_reader"]
+
+
+class Services:
+    """The rooms of one project, each made when it is first asked for. ConfigError when the project file is wrong."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = Layout(root)
+        self.settings: Settings = load(root)
+        start_logging(self.layout.logs)
+
+    @cached_property
+    def clock(self) -> "Clock":
+        """The system's clock."""
+        from holdfast.backend.adapters.clock import SystemClock
+
+        return SystemClock()
+
+    @cached_property
+    def blobs(self) -> "Blobs":
+        """Content-addressed files of the project."""
+        from holdfast.backend.adapters.localfs import LocalBlobs
+
+        return LocalBlobs(self.layout.private / "blobs")
+
+    @cached_property
+    def store(self) -> "Store":
+        """The metadata database, with all its tables."""
+        # A room's tables hang on the metadata when its module is loaded.
+        import holdfast.backend.datasets
+        import holdfast.backend.deployment.deployments
+        import holdfast.backend.features
+        import holdfast.backend.registry.registry  # noqa: F401
+        from holdfast.backend.store import Store
+
+        store = Store(self.layout.database_url)
+        store.upgrade()
+        return store
+
+    @cached_property
+    def datasets(self) -> "Datasets":
+        """Versions of the data."""
+        from holdfast.backend.datasets import Datasets
+
+        return Datasets(self.store, self.blobs, self.clock, self.layout)
+
+    @cached_property
+    def features(self) -> "Features":
+        """Feature sets and matrices."""
+        from holdfast.backend.features import Features
+
+        return Features(self.store, self.clock, self.layout)
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """Runs and model versions."""
+        from holdfast.backend.registry.registry import Registry
+
+        return Registry(self.store, self.blobs, self.clock, self.layout)
+
+    @cached_property
+    def deployments(self) -> "Deployments":
+        """What answers, and what did."""
+        from holdfast.backend.deployment.deployments import Deployments
+
+        return Deployments(self.store, self.clock)
+
+    @cached_property
+    def sources(self) -> "Sources":
+        """What a server reads."""
+        from holdfast.backend.serving.loader import Sources
+        from holdfast.core.features.definitions import FeatureSet
+
+        return Sources(
+            deployments=self.deployments,
+            model=self.registry.get,
+            feature_set=lambda identity: FeatureSet.from_dict(self.features.get(identity).definitions),
+            dataset=self.datasets.current,
+            tables=lambda version: self.datasets.read(version.id),
+            blobs=self.blobs,
+            clock=self.clock,
+        )
+
+    @property
+    def prediction_log(self) -> Path:
+        """Every prediction that was made: a file of its own, so that writing it blocks nothing."""
+        return self.layout.private / "predictions.db"
+
+    @cached_property
+    def service(self) -> "Service":
+        """Predictions within this process."""
+        from holdfast.backend.serving.loader import Live
+        from holdfast.backend.serving.log import PredictionLog
+        from holdfast.backend.serving.service import Service
+
+        log = PredictionLog(self.prediction_log)
+        # A script that never closes the project loses no prediction either.
+        atexit.register(log.close)
+        return Service(Live(self.sources), log, self.clock)
+
+    @cached_property
+    def lineage(self) -> "Lineage":
+        """What a trace asks."""
+        from holdfast.backend.pipelines.trace import Lineage
+
+        return Lineage(
+            sources=self.sources,
+            log=self.prediction_log,
+            run=self.registry.run,
+            feature_set=self.features.get,
+            matrix=self.features.matrix,
+            dataset=self.datasets.get,
+            raw_files=self.datasets.files,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The whole at a glance: the data, and per target its models and what is deployed."""
+        from holdfast.backend.pipelines.status import status
+
+        return status(self.settings, self.datasets, self.features, self.registry, self.deployments)
+
+    def newest(self, target: str) -> dict[str, str]:
+        """Label → id of the current model version, of a target."""
+        return {version.label: version.id for version in self.registry.current(target)}
+
+    def serve(self, announce: Callable[[str], None]) -> None:
+        """Serve until SIGINT or SIGTERM; see `api.server.serve`."""
+        from holdfast.backend.api.server import serve
+
+        # The servers are processes of their own: nothing of this one's may be shared.
+        self.close()
+        root = self.layout.root
+        serve(
+            self.settings.serving,
+            self.prediction_log,
+            partial(_open_sources, root),
+            partial(_open_control, root),
+            announce,
+        )
+
+    def close(self) -> None:
+        """Give back connections."""
+        if "service" in self.__dict__:
+            self.service.log.close()
+            atexit.unregister(self.service.log.close)
+            del self.__dict__["service"]
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+def _open_sources(root: Path) -> "Sources":
+    return Services(root).sources
+
+
+def _open_control(root: Path) -> "ControlRooms":
+    from holdfast.backend.api.control import ControlRooms
+
+    services = Services(root)
+    return ControlRooms(
+        lineage=services.lineage,
+        status=services.status,
+        datasets=lambda: [asdict(version) for version in services.datasets.list()],
+        models=lambda: [asdict(version) for version in services.registry.current()],
+        newest=services.newest,
+    )
+
+
+@contextmanager
+def file_reader() -> "Iterator[Reader]":
+    """What reads delivered files: in each thread a child process of its own, all ended with the context."""
+    from holdfast.backend.adapters.files import FileReader
+
+    own = threading.local()
+    lock = threading.Lock()
+    with ExitStack() as readers:
+
+        def read(path: Path, *, sheet: str | None = None) -> "RawTable":
+            if not hasattr(own, "reader"):
+                with lock:
+                    own.reader = readers.enter_context(FileReader())
+            table: RawTable = own.reader.read(path, sheet=sheet)
+            return table
+
+        yield read

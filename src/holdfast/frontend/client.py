@@ -1,0 +1,356 @@
+"""The Python client: `holdfast.open(path)` gives a `Project`, whose methods are the verbs of the command line.
+
+Verbs make things (`ingest`, `synthesise`, `train`, `deploy` ...). What is there is looked at, and gone back to, in the
+rooms `data`, `features`, `models` and `deployments`; `service` answers.
+"""
+
+import getpass
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from holdfast.backend.logging import LOGGER
+from holdfast.backend.settings import PROJECT_FILE, Settings, parse
+from holdfast.backend.wiring import Services, file_reader
+from holdfast.errors import AlignmentError, ConflictError, HoldfastError, NotFoundError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from holdfast.backend.datasets import Datasets
+    from holdfast.backend.deployment.deployments import Deployments
+    from holdfast.backend.features import Features
+    from holdfast.backend.pipelines.features import BuiltMatrix, SynthesisResult
+    from holdfast.backend.pipelines.ingest import IngestResult
+    from holdfast.backend.pipelines.predict import BatchReport
+    from holdfast.backend.pipelines.trace import Node
+    from holdfast.backend.pipelines.train import Trained
+    from holdfast.backend.records import Deployment, ModelVersion
+    from holdfast.backend.registry.registry import Registry
+    from holdfast.backend.serving.questions import Question
+    from holdfast.backend.serving.service import Service
+    from holdfast.core.schema import Column
+
+__all__ = ["Progress", "Project", "init"]
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, message)."""
+
+_MASK = "***"
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Project:
+    """A project in a folder. Use it as a context manager, or `close` it."""
+
+    def __init__(self, path: str | Path = ".") -> None:
+        self.root = Path(path).resolve()
+        self._services = Services(self.root)
+
+    @property
+    def settings(self) -> Settings:
+        """The project file, as it was when the project was opened."""
+        return self._services.settings
+
+    @property
+    def data(self) -> "Datasets":
+        """Versions of the data: list, show, read, compare, go back, confirm the contract."""
+        return self._services.datasets
+
+    @property
+    def features(self) -> "Features":
+        """Feature sets and matrices that were made."""
+        return self._services.features
+
+    @property
+    def models(self) -> "Registry":
+        """Runs and model versions: list, load, compare, tag, go back."""
+        return self._services.registry
+
+    @property
+    def deployments(self) -> "Deployments":
+        """What answers, and what did."""
+        return self._services.deployments
+
+    @property
+    def service(self) -> "Service":
+        """Predictions in this process, by `features`, raw `rows` or `entities`: the answers that a server gives."""
+        self._services.service.live.look()
+        return self._services.service
+
+    @property
+    def author(self) -> str:
+        """Who is working, for records."""
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # no such user, as in some containers
+            return ""
+
+    def ingest(
+        self, period: str, files: Sequence[str | Path], *, note: str = "", progress: Progress | None = None
+    ) -> "IngestResult":
+        """Import the files (or folders of files) delivered for `period` as a new version: all of them, or none.
+
+        Raises FileError or ContractError saying what is wrong where; then nothing has changed.
+        """
+        from holdfast.backend.pipelines.ingest import ingest
+
+        paths = [Path(file) for file in files]
+        with self._verb("ingest", period), file_reader() as read:
+            return ingest(
+                self.data, self.settings, read, period, paths, note=note, author=self.author, progress=progress
+            )
+
+    def ingest_folder(
+        self, folder: str | Path, *, note: str = "", progress: Progress | None = None
+    ) -> "list[IngestResult]":
+        """Import all folders in `folder` that are named by periods, oldest first; a version each.
+
+        Raises as `ingest`; the periods before the one that failed stay imported.
+        """
+        from holdfast.backend.pipelines.ingest import ingest_folder
+
+        with self._verb("ingest", str(folder)), file_reader() as read:
+            return ingest_folder(
+                self.data, self.settings, read, Path(folder), note=note, author=self.author, progress=progress
+            )
+
+    def rows(self, table: str, *, version: str | None = None, history: bool = False) -> "pa.Table":
+        """Rows of a table to be shown: current ones without Holdfast's own columns, or all states with them.
+
+        Times are in the project's time zone; columns marked personal are masked. `data.read` gives what is stored.
+        """
+        import pyarrow as pa
+
+        from holdfast.core.schema import SYSTEM_FIELDS
+
+        described = self.data.schema(version).table(table)
+        rows = self.data.read(version, [table], current_only=not history)[table]
+        for column in described.columns:
+            if column.personal:
+                masked = pa.array([_MASK if value.is_valid else None for value in rows[column.name]], pa.string())
+                rows = rows.set_column(rows.column_names.index(column.name), column.name, masked)
+        local = pa.timestamp("us", tz=self.settings.timezone)
+        rows = rows.cast(pa.schema([f.with_type(local) if pa.types.is_timestamp(f.type) else f for f in rows.schema]))
+        return rows if history else rows.drop_columns([n for n in SYSTEM_FIELDS if n in rows.column_names])
+
+    def synthesise(self, target: str | None = None, *, version: str | None = None) -> "SynthesisResult":
+        """Synthesise the features of a target (the only one by default) over a version of the data."""
+        from holdfast.backend.pipelines.features import find_target, synthesise_set
+
+        name = find_target(self.settings, target)
+        with self._verb("features", f"synthesise {name}"):
+            return synthesise_set(self.data, self.features, self.settings, name, version)
+
+    def definitions(self, name: str) -> list[dict[str, str]]:
+        """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
+        from holdfast.core.features.definitions import FeatureSet
+
+        found = FeatureSet.from_dict(self.features.get(name).definitions)
+        return [
+            {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
+            for f in found.features
+        ]
+
+    def matrix(
+        self, target: str | None = None, *, version: str | None = None, progress: Progress | None = None
+    ) -> "BuiltMatrix":
+        """Compute the point-in-time matrix of a target and write it below `features/`."""
+        from holdfast.backend.pipelines.features import build_matrix, find_target
+
+        name = find_target(self.settings, target)
+        with self._verb("features", f"matrix {name}"):
+            return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+
+    def train(
+        self,
+        target: str | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        note: str = "",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> "Trained":
+        """Compute the matrix of a target (the only one by default) and train a model a label, all or none.
+
+        What was trained already on the same data with the same parameters is not trained again, unless `force`.
+        """
+        from holdfast.backend.pipelines.features import find_target
+        from holdfast.backend.pipelines.train import train
+
+        name = find_target(self.settings, target)
+        built = self.matrix(name, progress=progress)
+        with self._verb("train", name):
+            return train(
+                self.models, self.data, built.matrix, self.settings,
+                target=name, labels=labels, note=note, force=force, progress=progress,
+            )  # fmt: skip
+
+    def import_models(self, folder: str | Path, *, trust: bool = False) -> "list[ModelVersion]":
+        """Register the model packages of a folder that another Holdfast wrote, all or none.
+
+        UntrustedError unless `trust`, or the packages are known here: opening one runs its code.
+        """
+        from holdfast.backend.registry.intake import import_folder
+
+        with self._verb("import", str(folder)):
+            return import_folder(self.models, Path(folder), trust=trust)
+
+    def deploy(
+        self, target: str | None = None, *, versions: Mapping[str, str] | None = None, note: str = ""
+    ) -> "Deployment":
+        """Let the current models of a target answer (or for some labels other `versions`: label → vX.Y).
+
+        The models are opened and replayed first. Running servers follow within a second, without a restart.
+        """
+        from holdfast.backend.pipelines.deploy import deploy
+        from holdfast.backend.pipelines.features import find_target
+
+        name = find_target(self.settings, target)
+        current = {version.label: version for version in self.models.current(name)}
+        models = {label: version.id for label, version in current.items()}
+        for label, version in (versions or {}).items():
+            if label not in current:
+                raise NotFoundError(
+                    f"target {name!r} has no model {label!r}",
+                    where={"target": name, "label": label},
+                    hint=f"Its labels are: {', '.join(current) or 'none yet'}",
+                )
+            models[label] = self.models.get(current[label].model, version).id
+        with self._verb("deploy", name):
+            return deploy(self._services.sources, name, models, note)
+
+    def rollback(self, target: str | None = None, *, to: str | None = None) -> "Deployment":
+        """Go back to the deployment `to`, by default the one before the current."""
+        from holdfast.backend.pipelines.deploy import rollback
+        from holdfast.backend.pipelines.features import find_target
+
+        name = find_target(self.settings, target)
+        with self._verb("deploy", f"rollback {name}"):
+            return rollback(self._services.sources, name, to)
+
+    def question(
+        self, target: str | None, entity: str, cutoff: str | None = None, context: Mapping[str, str] | None = None
+    ) -> "tuple[str, Question]":
+        """The target's name and a question for `service.entities`, from texts: numbers where columns are numbers.
+
+        AlignmentError for a text that is no number where one is needed.
+        """
+        from holdfast.backend.pipelines.features import find_target
+        from holdfast.backend.serving.questions import Question, entity_column
+
+        name = find_target(self.settings, target)
+        asked = self.service.live.predictor(name).feature_set
+        columns = {column.name: column for column in asked.context}
+        given = {key: _typed(columns[key], text) if key in columns else text for key, text in (context or {}).items()}
+        return name, Question(_typed(entity_column(asked), entity), cutoff, given)
+
+    def predict_file(
+        self,
+        target: str | None,
+        file: str | Path,
+        output: str | Path,
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> "BatchReport":
+        """Predict every row of a file into `output` (.csv or .parquet).
+
+        A file with feature columns is a table of features; any other is a list of entities, with their context.
+        """
+        from holdfast.backend.pipelines.features import find_target
+        from holdfast.backend.pipelines.predict import predict_entities_file, predict_features_file
+
+        name, path = find_target(self.settings, target), Path(file)
+        predictor = self.service.live.predictor(name)
+        with self._verb("predict", f"{name} {path.name}"), file_reader() as read:
+            raw = read(path)
+            context = {column.name for column in predictor.feature_set.context}
+            given = set(predictor.encoding.names) & set(raw.table.column_names)
+            predict = predict_features_file if given - context else predict_entities_file
+            return predict(self.service, name, raw, Path(output), file=path.name, progress=progress)
+
+    def serve(self, announce: Callable[[str], None]) -> None:
+        """Serve predictions and the control plane until SIGINT or SIGTERM; `announce` is told where."""
+        with self._verb("serve", self.settings.project):
+            self._services.serve(announce)
+
+    def trace(self, name: str) -> "Node":
+        """What a prediction (by its id) or a model (`<target>/<label>`, or the id of a version) came from."""
+        from holdfast.backend.pipelines.trace import trace_model, trace_prediction
+
+        try:
+            found = self.models.get(name)
+        except NotFoundError:
+            return trace_prediction(self._services.lineage, name)
+        return trace_model(self._services.lineage, found.id)
+
+    def status(self) -> dict[str, Any]:
+        """The whole at a glance, as plain data."""
+        return self._services.status()
+
+    @contextmanager
+    def _verb(self, module: str, what: str) -> Iterator[None]:
+        """Log that something begins, and how it ends."""
+        log = logging.getLogger(f"{LOGGER}.{module}")
+        log.info("%s: begin", what)
+        started = perf_counter()
+        try:
+            yield
+        except HoldfastError as error:
+            log.error("%s: %s: %s", what, error.code, error)  # noqa: TRY400 - the traceback of a said error tells nothing
+            raise
+        except BaseException:
+            log.exception("%s: failed", what)
+            raise
+        log.info("%s: done in %.1f s", what, perf_counter() - started)
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        self._services.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _typed(column: "Column", text: str) -> Any:
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": lambda word: _TRUTHS[word.lower()]}
+    try:
+        return kinds.get(column.dtype.value, str)(text)
+    except (ValueError, KeyError) as error:
+        raise AlignmentError(
+            f"{text!r} is no {column.dtype.value}", where={"column": column.name}, hint="Look at the column's values."
+        ) from error
+
+
+def init(folder: str | Path, from_: str | Path | None = None) -> Path:
+    """Write a commented project file into `folder`, which is made if need be; returns the file's path.
+
+    With `from_`, a folder of files or of folders named as periods, it proposes the tables found there.
+    Raises ConflictError when there is a project file already, NotFoundError when `from_` holds no table.
+    """
+    from holdfast.backend.pipelines.propose import look, propose
+    from holdfast.backend.pipelines.template import render
+
+    root = Path(folder).resolve()
+    path = root / PROJECT_FILE
+    if path.exists():
+        raise ConflictError(f"{path} is there already", hint="Edit it, or choose another folder.")
+    proposal = None
+    if from_ is not None:
+        with file_reader() as read:
+            proposal = propose(look(Path(from_), read))
+    text = render(root.name or "project", proposal)
+    parse(text, str(path))
+    root.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return path

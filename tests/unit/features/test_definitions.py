@@ -1,0 +1,123 @@
+"""Names, formulas, JSON and synthesis."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from holdfast.core.features.definitions import Feature, FeatureSet, Kind
+from holdfast.core.features.formulas import parse_feature
+from holdfast.core.features.synthesis import Options, synthesise
+from holdfast.core.schema import Column, DType, Schema, Table
+from holdfast.errors import ConfigError, NotFoundError
+
+from .test_promises import OPTIONS, SETS
+from .worlds import SCHEMA
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_a_set_survives_json(name: str) -> None:
+    feature_set = SETS[name]
+    again = FeatureSet.from_dict(json.loads(json.dumps(feature_set.to_dict(), ensure_ascii=False)))
+    assert again == feature_set
+    assert again.hash == feature_set.hash
+    assert len(set(feature_set.names)) == len(feature_set.names)
+
+
+@pytest.mark.parametrize("name", ["customers", "orders"])
+def test_every_name_is_a_formula_that_reads_back(name: str) -> None:
+    feature_set = SETS[name]
+    for feature in feature_set.features:
+        if not any(below.kind is Kind.CONTEXT for below in feature.walk()):
+            assert parse_feature(feature.name, SCHEMA, name) == feature
+
+
+def test_names_read_like_featuretools() -> None:
+    names = set(SETS["customers"].names)
+    assert {
+        "COUNT(orders)", "MEAN(orders.total, 2d)", "COUNT(orders WHERE 渠道 = 网店)", "MAX(orders.SUM(items.数量))",
+        "MODE(orders.渠道)", "MONTH(cutoff)", "TIME_SINCE(since)", "context.渠道", "地区[region].等级",
+    } <= names  # fmt: skip
+
+
+def test_descriptions_are_words() -> None:
+    feature = SETS["customers"].feature("MEAN(orders.total, 2d)")
+    assert feature.describe() == "mean of total of orders in the last 2d"
+
+
+def test_a_name_that_is_none_is_said() -> None:
+    with pytest.raises(NotFoundError, match="没有"):
+        SETS["customers"].feature("没有")
+
+
+@pytest.mark.parametrize(
+    ("formula", "wrong"),
+    [
+        ("MEAN(order.total)", "'order' is no child here; there are: orders"),
+        ("MEAM(orders.total)", "no primitive 'MEAM'"),
+        ("MEAN(orders.渠道)", "MEAN takes numbers, and '渠道' is category"),
+        ("MODE(orders.total)", "MODE takes categories"),
+        ("COUNT(orders.total)", "COUNT takes no column"),
+        ("SUM(orders)", "SUM takes a column"),
+        ("SUM(orders.totl)", "no column 'totl'"),
+        ("SUM(orders.total WHERE paid = maybe)", "'paid' is bool, and 'maybe' is no such value"),
+        ("YEAR(credit)", "YEAR takes a time"),
+        ("nowhere.x", "'nowhere' is no parent here"),
+    ],
+)
+def test_a_wrong_formula_says_which_part(formula: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        synthesise(SCHEMA, "customers", (), replace(OPTIONS, include=(formula,)))
+
+
+def test_the_limit_is_counted_and_spares_what_is_included() -> None:
+    made = synthesise(
+        SCHEMA, "customers", (), Options(depth=2, limit=10, include=("STD(orders.total)", "MODE(orders.渠道*"))
+    )
+    names = made.feature_set.names
+    everything = synthesise(SCHEMA, "customers", (), Options(depth=2, limit=100_000))
+    assert made.cut == len(everything.feature_set.features) - len(names)
+    assert "STD(orders.total)" in names
+    assert "MODE(orders.渠道)" in names
+    assert len(names) == 10
+
+
+def test_what_is_excluded_appears_at_no_depth() -> None:
+    options = replace(OPTIONS, exclude=("orders.total", "items.*", "STD(*"), include=(), conditions={})
+    names = " ".join(synthesise(SCHEMA, "customers", (), options).feature_set.names)
+    assert "total" not in names
+    assert "数量" not in names
+    assert "STD(" not in names
+
+
+def test_an_excluded_column_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(NotFoundError, match="no column 'totle'"):
+        synthesise(SCHEMA, "customers", (), replace(OPTIONS, exclude=("orders.totle",)))
+
+
+def test_personal_columns_keys_and_text_are_no_features() -> None:
+    table = Table(
+        "people",
+        (Column("id", DType.INT), Column("身份证", DType.CATEGORY, personal=True), Column("bio", DType.TEXT),
+         Column("age", DType.INT)),
+        ("id",),
+    )  # fmt: skip
+    made = synthesise(Schema({"people": table}), "people", (), Options(depth=0))
+    assert made.feature_set.names == ("age",)
+
+
+def test_no_feature_left_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no feature is left"):
+        synthesise(SCHEMA, "customers", (), Options(exclude=("*",)))
+
+
+def test_equal_definitions_have_equal_hashes_and_others_not() -> None:
+    one = synthesise(SCHEMA, "customers", (), Options()).feature_set
+    assert one.hash == synthesise(SCHEMA, "customers", (), Options()).feature_set.hash
+    assert one.hash != synthesise(SCHEMA, "customers", (), Options(windows=("all",))).feature_set.hash
+
+
+def test_an_alias_names_a_feature() -> None:
+    feature = Feature(Kind.COLUMN, "customers", DType.FLOAT, column="credit", alias="信用")
+    assert feature.name == "信用"
+    assert Feature.from_dict(feature.to_dict()) == feature

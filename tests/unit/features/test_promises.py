@@ -1,0 +1,115 @@
+"""Promise 1 and no leakage: batch, one entity from raw rows, and shuffled storage give the same bits."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.evaluate import evaluate
+from holdfast.core.features.frame import Categories, FeatureFrame
+from holdfast.core.features.rows import typed_rows
+from holdfast.core.features.synthesis import Options, synthesise
+from holdfast.core.features.world import World
+from holdfast.core.schema import Column, DType
+from holdfast.core.timeline import DAY
+
+from .worlds import CUSTOMERS, ORDERS, SCHEMA, Generated, generated, moments
+
+CONTEXT = (Column("渠道", DType.CATEGORY), Column("budget", DType.FLOAT))
+OPTIONS = Options(
+    depth=3,
+    windows=("all", "2d", "36h"),
+    conditions={("orders", "渠道"): ("网店", "é")},
+    limit=5000,
+    include=("MEAN(orders.total WHERE paid = true, 3d)", "MAX(orders.SUM(items.数量), 2d)", "地区.等级"),
+)
+
+
+def feature_set(entity: str, *, include_cutoff: bool = False) -> FeatureSet:
+    include = OPTIONS.include if entity == "customers" else ("MODE(items.kind WHERE kind = é)", "customers.地区.等级")
+    depth = 3 if entity == "customers" else 2
+    options = replace(OPTIONS, depth=depth, include=include, include_cutoff=include_cutoff)
+    return synthesise(SCHEMA, entity, CONTEXT, options).feature_set
+
+
+SETS = {
+    "customers": feature_set("customers"),
+    "orders": feature_set("orders"),
+    "customers, cutoff included": feature_set("customers", include_cutoff=True),
+}
+ASKED = st.lists(st.tuples(st.integers(0, 4), moments), min_size=1, max_size=6)
+ENTITIES = {"customers": [*CUSTOMERS, 77, 9], "orders": [*ORDERS, "lost"]}
+
+
+def bits(frame: FeatureFrame, row: int) -> dict[str, object]:
+    """Each value so that equal means the same bits (NaN included)."""
+    return {
+        name: column.decode()[row] if isinstance(column, Categories) else column[row].tobytes()
+        for name, column in frame.columns.items()
+    }
+
+
+def run(feature_set: FeatureSet, world: World, asked: list[tuple[int, int]]) -> FeatureFrame:
+    context = {"渠道": pa.array(["网店"] * len(asked)), "budget": pa.array([1.5] * len(asked))}
+    entities = pa.array([ENTITIES[feature_set.entity][entity] for entity, _ in asked])
+    return evaluate(feature_set, world, entities, np.array([cutoff for _, cutoff in asked], np.int64), context)
+
+
+@settings(max_examples=150, deadline=None)
+@given(generated(), ASKED, st.sampled_from(sorted(SETS)))
+def test_one_entity_from_raw_rows_has_the_bits_of_the_batch(
+    history: Generated, asked: list[tuple[int, int]], name: str
+) -> None:
+    feature_set = SETS[name]
+    assert len(feature_set.features) > 70
+    batch = run(feature_set, World.build(SCHEMA, history.tables()), asked)
+    for row, (entity, cutoff) in enumerate(asked):
+        online = World.build(SCHEMA, typed_rows(SCHEMA, history.known(cutoff)))
+        assert bits(run(feature_set, online, [(entity, cutoff)]), 0) == bits(batch, row)
+
+
+@settings(max_examples=100, deadline=None)
+@given(generated(), ASKED, st.sampled_from(sorted(SETS)), st.randoms(use_true_random=False))
+def test_storage_order_never_shows(
+    history: Generated, asked: list[tuple[int, int]], name: str, rng: random.Random
+) -> None:
+    shuffled = Generated({name: rng.sample(rows, len(rows)) for name, rows in history.states.items()})
+    one = run(SETS[name], World.build(SCHEMA, history.tables()), asked)
+    two = run(SETS[name], World.build(SCHEMA, shuffled.tables()), asked)
+    assert [bits(one, row) for row in range(len(asked))] == [bits(two, row) for row in range(len(asked))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(generated(), generated(), st.sampled_from(["customers", "orders"]), st.integers(0, 4), moments)
+def test_nothing_that_was_not_known_before_the_cutoff_changes_a_feature(
+    history: Generated, future: Generated, name: str, entity: int, cutoff: int
+) -> None:
+    """Rows that happened at or after the cutoff, or became known after it, come and go: the features stay."""
+
+    def hidden(table: str, row: dict[str, object]) -> bool:
+        time = SCHEMA.table(table).time
+        happened = row[time] if time else -DAY
+        assert isinstance(happened, int)
+        known_from, known_to = row["known_from"], row["known_to"]
+        assert isinstance(known_from, int)
+        assert known_to is None or isinstance(known_to, int)
+        return happened >= cutoff or known_from > cutoff or (known_to is not None and known_to <= cutoff)
+
+    seen = {name: [row for row in rows if not hidden(name, row)] for name, rows in history.states.items()}
+    planted = {
+        name: [*seen[name], *(row for row in rows if hidden(name, row) and not _clashes(name, row, seen[name]))]
+        for name, rows in future.states.items()
+    }
+    before = run(SETS[name], World.build(SCHEMA, Generated(seen).tables()), [(entity, cutoff)])
+    after = run(SETS[name], World.build(SCHEMA, Generated(planted).tables()), [(entity, cutoff)])
+    assert bits(before, 0) == bits(after, 0)
+
+
+def _clashes(table: str, row: dict[str, object], rows: list[dict[str, object]]) -> bool:
+    """Whether a planted state would be valid at the same time as another of its key, which no store allows."""
+    key = SCHEMA.table(table).key
+    return bool(key) and any(other[key[0]] == row[key[0]] for other in rows)

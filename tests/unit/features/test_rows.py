@@ -1,0 +1,62 @@
+"""Raw rows of a request."""
+
+import math
+
+import pytest
+
+from holdfast.core.features.rows import typed_rows
+from holdfast.core.features.world import World
+from holdfast.core.timeline import parse_instant
+from holdfast.errors import InputError, NotFoundError
+
+from .worlds import SCHEMA
+
+ORDER = {"no": "甲", "customer_id": 1, "at": "2024-01-01", "total": 5, "渠道": "网店", "paid": True}
+
+
+def test_rows_become_typed_tables() -> None:
+    table = typed_rows(SCHEMA, {"orders": [ORDER, {"no": "乙", "at": "2024-01-01T00:00:00Z"}]})["orders"]
+    assert table["at"].cast("int64").to_pylist() == [
+        parse_instant("2024-01-01", "Asia/Shanghai"),
+        parse_instant("2024-01-01", "UTC"),
+    ]
+    assert table["total"].to_pylist() == [5.0, None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong", "where"),
+    [
+        (
+            {"orders": [{**ORDER, "total": "5"}]},
+            "'total' must be a finite number, not str",
+            {"row": 0, "column": "total"},
+        ),
+        ({"orders": [{**ORDER, "total": math.nan}]}, "'total' must be a finite number", {"column": "total"}),
+        ({"orders": [{**ORDER, "customer_id": 1.5}]}, "'customer_id' must be a whole number", {"table": "orders"}),
+        ({"orders": [{**ORDER, "customer_id": 2**70}]}, "'customer_id' must be a whole number", {}),
+        ({"orders": [{**ORDER, "paid": 1}]}, "'paid' must be true or false", {}),
+        ({"orders": [{**ORDER, "at": "soon"}]}, "'at' must be an ISO 8601 date or time", {}),
+        ({"orders": [{**ORDER, "渠道": ["a"]}]}, "'渠道' must be text", {}),
+        ({"orders": [ORDER, {**ORDER, "no": None}]}, "'no' must be given", {"row": 1}),
+        ({"orders": [{**ORDER, "when": 1}]}, "no column 'when'", {"row": 0}),
+        ({"orders": {"no": "x"}}, "must be a list", {"table": "orders"}),
+        ({"orders": ["x"]}, "must be an object", {"row": 0}),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    rows: dict[str, list[dict[str, object]]], wrong: str, where: dict[str, object]
+) -> None:
+    with pytest.raises(InputError, match=wrong) as caught:
+        typed_rows(SCHEMA, rows)
+    assert where.items() <= caught.value.where.items()
+
+
+def test_an_unknown_table_is_named() -> None:
+    with pytest.raises(NotFoundError, match="'ordres'"):
+        typed_rows(SCHEMA, {"ordres": []})
+
+
+def test_two_rows_of_one_key_are_refused() -> None:
+    customer = {"id": 1, "region": None}
+    with pytest.raises(InputError, match="two rows with id = 1"):
+        World.build(SCHEMA, typed_rows(SCHEMA, {"customers": [customer, customer]})).states("customers")
