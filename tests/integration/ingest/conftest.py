@@ -28,9 +28,22 @@ def world_script():
 
 
 @pytest.fixture(scope="session")
-def sf(data_dir, tmp_path_factory):
+def open_world(tmp_path_factory):
+    """Projects that live as long as the session."""
+    worlds = []
+
+    def open_(name):
+        worlds.append(_MODULE.World(tmp_path_factory.mktemp(name)))
+        return worlds[-1]
+
+    yield open_
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture(scope="session")
+def sf(data_dir, open_world):
     """All 54 months imported once; read it only."""
-    world = _MODULE.World(tmp_path_factory.mktemp("sf"))
+    world = open_world("sf")
     world.results = world.ingest_folder(data_dir / "sf_inspections")
-    yield world
-    world.close()
+    return world

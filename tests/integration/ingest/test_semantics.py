@@ -207,8 +207,10 @@ def test_other_refusals(world):
         world.datasets.get("v1.9")
     with pytest.raises(NotFoundError, match="no table"):
         world.datasets.read(tables=["x"])
-    with pytest.raises(InputError, match="pending"):
-        world.datasets.set_state("v1.0", "done")
+    with pytest.raises(InputError, match="pending"), world.store.write() as connection:
+        world.datasets.set_state(connection, "v1.0", "done")
+    with pytest.raises(InputError, match="without their table"):
+        world.datasets.confirm_contract(columns=["分"])
     world.use(PROJECT.replace("files: 违规.csv", "files: 检查*.csv"))
     with pytest.raises(ConfigError, match="more than one table"):
         world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS))
@@ -268,7 +270,8 @@ def test_going_back_and_on(world):
 
 def test_states(world):
     first(world)
-    world.datasets.set_state("v1.0", "trained")
+    with world.store.write() as connection:
+        world.datasets.set_state(connection, "v1.0", "trained")
     second = world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).version
     assert world.datasets.get("v1.0").state == "trained"
     assert second.state == "retrain_needed"

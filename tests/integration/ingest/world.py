@@ -1,15 +1,16 @@
 """A project folder with the real reader, for tests and for the child process that the crash test kills."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from holdfast.backend.adapters.clock import SystemClock
-from holdfast.backend.adapters.files import read_file
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.pipelines.ingest import ingest, ingest_folder
 from holdfast.backend.settings import Layout, parse
 from holdfast.backend.store import Store
+from holdfast.backend.wiring import file_reader
 
 SF = """
 project: sf-inspections
@@ -26,6 +27,8 @@ class World:
         self.root = Path(root)
         self.layout = Layout(self.root)
         self.settings = parse(project)
+        self._open = ExitStack()
+        self.reader = self._open.enter_context(file_reader())
         self.store = Store(self.layout.database_url)
         self.store.upgrade()
         self.datasets = Datasets(self.store, LocalBlobs(self.layout.private / "blobs"), SystemClock(), self.layout)
@@ -34,10 +37,10 @@ class World:
         self.settings = parse(project)
 
     def ingest(self, period, *files, **more):
-        return ingest(self.datasets, self.settings, read_file, period, [Path(f) for f in files], **more)
+        return ingest(self.datasets, self.settings, self.reader, period, [Path(f) for f in files], **more)
 
     def ingest_folder(self, folder, **more):
-        return ingest_folder(self.datasets, self.settings, read_file, Path(folder), **more)
+        return ingest_folder(self.datasets, self.settings, self.reader, Path(folder), **more)
 
     def deliver(self, period, /, folder="incoming", **texts):
         """Write CSV texts by table name and ingest them."""
@@ -53,6 +56,7 @@ class World:
         return self.ingest(period, *files)
 
     def close(self):
+        self._open.close()
         self.store.close()
 
 

@@ -163,11 +163,13 @@ class Datasets:
 
         The result is a new major version of the same data; the current version itself when nothing new binds.
         """
+        if columns and table is None:
+            raise InputError("columns were given without their table", hint="Name the table, too.")
         with self.changing("contract confirm"):
             base, schema, contract = self.get(), self.schema(), self.contract()
             chosen = [schema.table(table).name] if table else list(schema.tables)
             for name in columns or ():
-                schema.table(chosen[0]).column(name)
+                schema.table(chosen[0]).column(name)  # refuses a name that is none
             confirmed = dict(contract)
             for name in chosen:
                 held = contract[name]
@@ -233,7 +235,7 @@ class Datasets:
                 bytes=(base.bytes if base else 0) + sum(part.bytes for part in draft.parts),
                 note=draft.note,
                 author=draft.author,
-                state=state or _next_state(base),
+                state=state or self._next_state(connection, base),
                 sources=tuple(file.id for file in draft.files),
                 report=dict(draft.report),
             )
@@ -272,6 +274,11 @@ class Datasets:
         same = draft.base.schema == draft.schema.to_dict() and rules[0] == rules[1]
         return f"v{last.major}.{last.minor + 1}" if same else f"v{last.major + 1}.0"
 
+    def _next_state(self, connection: sa.Connection, base: DatasetVersion | None) -> str:
+        # Looked up now: a training may have ended while this import ran.
+        before = self._row(connection, base.id).state if base else "pending"
+        return "pending" if before == "pending" else "retrain_needed"
+
     def _row(self, connection: sa.Connection, version: str | None) -> Any:
         if version is None:
             version = Pointers(connection).get(POINTER)
@@ -299,7 +306,3 @@ class Datasets:
 
 def _contract(row: Any) -> dict[str, TableContract]:
     return {name: TableContract.from_dict(one) for name, one in json.loads(row.contract).items()}
-
-
-def _next_state(base: DatasetVersion | None) -> str:
-    return "retrain_needed" if base and base.state in ("trained", "retrain_needed") else "pending"
