@@ -479,3 +479,11 @@ def test_several_files_a_table_and_types_that_meet(make_world):
     (world.root / "t1.csv").write_text("id,v\n", encoding="utf-8")
     with pytest.raises(ConflictError, match="two files"):
         world.ingest("2016-02", folder / "t1.csv", world.root / "t1.csv")
+
+
+def test_a_correction_is_not_known_before_what_it_corrects(make_world):
+    world = make_world("project: p\ntables:\n  t: {files: t.csv, key: id, time: 日, known: event + 60d}\n")
+    world.deliver("2016-01", t="id,日,v\n1,2016-01-02,5\n")
+    world.deliver("2016-01", "fixed", t="id,日,v\n1,2016-01-02,6\n")
+    states = [(row["v"], *state(row)) for row in world.datasets.read()["t"].to_pylist()]
+    assert states == [(5, "2016-03-02", "2016-03-02"), (6, "2016-03-02", None)]
