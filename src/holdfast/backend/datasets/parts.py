@@ -64,6 +64,7 @@ class PartStore:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._cache: OrderedDict[str, pa.Table] = OrderedDict()
+        self._cached_bytes = 0
         self._checked: set[str] = set()
         self._lock = threading.Lock()
 
@@ -104,12 +105,16 @@ class PartStore:
         return rows
 
     def _remember(self, digest: str, rows: pa.Table) -> None:
-        if rows.nbytes > _CACHE_BYTES // 4:
+        size = rows.nbytes
+        if size > _CACHE_BYTES // 4:
             return
         with self._lock:
+            if digest in self._cache:
+                return
             self._cache[digest] = rows
-            while sum(table.nbytes for table in self._cache.values()) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
+            self._cached_bytes += size
+            while self._cached_bytes > _CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def states(self, table: Table, parts: Sequence[Part], *, current_only: bool) -> pa.Table:
         """Rows of `table` with the system columns: every state, or only current rows; in order of delivery."""
