@@ -10,7 +10,7 @@ from datetime import datetime
 import pyarrow.parquet as pq
 import pytest
 
-from holdfast.backend.datasets.lock import exclusive
+from holdfast.backend.store.locks import file_lock
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW
 from holdfast.core.timeline import Period, parse_instant
 from holdfast.errors import (
@@ -297,15 +297,15 @@ def test_confirmed_contract_binds(world):
 
 def test_one_change_at_a_time_and_dead_holders_do_not_matter(world):
     first(world)
+    lock = world.layout.private / "locks" / "data.lock"
     with (
-        exclusive(world.layout.private / "data.lock", now=parse_instant("2016-05-01"), what="ingest 2016-04"),
-        pytest.raises(LockedError, match=f"process {os.getpid()} .*ingest 2016-04.*2016-05-01"),
+        file_lock(lock, now=parse_instant("2016-05-01"), what="the data", doing="ingest 2016-04"),
+        pytest.raises(LockedError, match=f"the data is held by process {os.getpid()} .*2016-05-01.*ingest 2016-04"),
     ):
         world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS))
-    lock = str(world.layout.private / "data.lock")
-    code = "import os, pathlib, sys; from holdfast.backend.datasets.lock import exclusive\n"
-    code += "with exclusive(pathlib.Path(sys.argv[1]), now=0, what='dies'): os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code, lock], check=False).returncode == -9
+    code = "import os, pathlib, sys; from holdfast.backend.store.locks import file_lock\n"
+    code += "with file_lock(pathlib.Path(sys.argv[1]), now=0, what='it'): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(lock)], check=False).returncode == -9
     assert world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).created
 
 

@@ -15,7 +15,7 @@ import pytest
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.records import ModelVersion
 from holdfast.backend.registry import face as face_module
-from holdfast.backend.registry.filelock import file_lock
+from holdfast.backend.store.locks import file_lock
 from holdfast.backend.training import end_interrupted, training_session
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
@@ -170,7 +170,7 @@ def test_a_lock_whose_holder_died_is_free_and_says_so(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from holdfast.backend.registry.filelock import file_lock
+from holdfast.backend.store.locks import file_lock
 with file_lock(Path({str(path)!r}), now=0, what="it"):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from holdfast.backend.datasets import tables as rows_of
 from holdfast.backend.datasets.compare import Comparison, compare_versions
 from holdfast.backend.datasets.face import face_is, write_face
-from holdfast.backend.datasets.lock import exclusive
 from holdfast.backend.datasets.parts import PartStore, Stored
 from holdfast.backend.datasets.raw import RawFiles
 from holdfast.backend.datasets.tables import Part
@@ -21,6 +20,7 @@ from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, RawFile, new_id
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
+from holdfast.backend.store.locks import file_lock
 from holdfast.core.prepare import QUARANTINE, TableContract
 from holdfast.core.schema import Schema, Table
 from holdfast.errors import InputError, LockedError, NotFoundError
@@ -193,7 +193,8 @@ class Datasets:
     @contextmanager
     def changing(self, what: str) -> Iterator[None]:
         """Hold the lock of the data; first clear away what an interrupted import left. LockedError when it is held."""
-        with exclusive(self._layout.private / "data.lock", now=self._clock.now(), what=what):
+        lock = self._layout.private / "locks" / "data.lock"
+        with file_lock(lock, now=self._clock.now(), what="the data", doing=what):
             self._recover()
             try:
                 yield
@@ -256,7 +257,7 @@ class Datasets:
             return
         with (
             suppress(LockedError),  # another process is at it
-            exclusive(self._layout.private / "face.lock", now=self._clock.now(), what="data/processed"),
+            file_lock(self._layout.private / "locks" / "processed.lock", now=self._clock.now(), what="data/processed"),
         ):
             rows = self.read(current.id, current_only=True)
             write_face(self._layout.processed, current.id, current.version, rows)

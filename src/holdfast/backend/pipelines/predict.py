@@ -1,6 +1,5 @@
 """Predictions for files: rows of features, or lists of entities."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 from holdfast.backend.records import RawTable
 from holdfast.backend.serving.questions import Question, ask, entity_column
 from holdfast.backend.serving.service import Service
+from holdfast.backend.store.files import write_whole
 from holdfast.core.features.encoding import Encoding
 from holdfast.errors import FileError, HoldfastError, InputError
 
@@ -220,13 +220,13 @@ def _write(table: pa.Table, output: Path) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    def write(scratch: Path) -> None:
         if output.suffix.lower() == ".csv":
-            pyarrow.csv.write_csv(table, temporary)
+            pyarrow.csv.write_csv(table, scratch)
         else:
-            pyarrow.parquet.write_table(table, temporary)
-        temporary.replace(output)
+            pyarrow.parquet.write_table(table, scratch)
+
+    try:
+        write_whole(output, write)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FileError(f"the predictions cannot be written: {error}", where={"file": str(output)}) from error

@@ -14,10 +14,10 @@ from holdfast.backend.registry import tables
 from holdfast.backend.registry.artifacts import rename_bundle
 from holdfast.backend.registry.bundle import load_bundle
 from holdfast.backend.registry.face import Edit, Face, stem_key
-from holdfast.backend.registry.filelock import file_lock
 from holdfast.backend.registry.package import dump_package, dump_weights, open_package, read_weights
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
+from holdfast.backend.store.locks import file_lock
 from holdfast.backend.store.pointers import Move
 from holdfast.errors import ConflictError, HoldfastError, InputError, NotFoundError
 

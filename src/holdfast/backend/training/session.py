@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from holdfast.backend.records import Run
-from holdfast.backend.registry.filelock import file_lock
 from holdfast.backend.registry.registry import Registry
+from holdfast.backend.store.locks import file_lock
 from holdfast.core.learn.names import escape
 from holdfast.errors import LockedError
 
