@@ -313,10 +313,11 @@ def _config_error(error: ValidationError, lines: dict[tuple[str, ...], int], fil
         elif cause is None:
             given = item.get("input")
             message = f"{message}, got {given!r}" if isinstance(given, str | int | float | bool) else message
-        problems.append((lines.get(known, 1), ".".join(place), message))
+        # A misspelt key first: what is missing elsewhere is usually the same key.
+        problems.append((item["type"] != "extra_forbidden", lines.get(known, 1), ".".join(place), message))
     problems = sorted(set(problems))
-    line, key, message = problems[0]
-    more = "; ".join(f"line {n}, {k}: {m}" for n, k, m in problems[1:6])
+    _, line, key, message = problems[0]
+    more = "; ".join(f"line {n}, {k}: {m}" for _, n, k, m in problems[1:6])
     return ConfigError(
         message, where={"file": file, "line": line, "key": key or "(top)"}, hint=f"Also: {more}" if more else None
     )

@@ -81,7 +81,7 @@ def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30min`, `2w` ... in microseconds. ConfigError when it is none."""
     match = _DURATION.fullmatch(text)
     if not match or int(match[1]) == 0:
-        raise ConfigError(f"{text!r} is not a duration", hint="Write it as 90d, 12h, 30min, 45s or 2w.")
+        raise ConfigError(f"{text.strip()!r} is not a duration", hint="Write it as 90d, 12h, 30min, 45s or 2w.")
     return int(match[1]) * _UNITS[match[2]]
 
 
