@@ -144,3 +144,11 @@ def test_no_row_with_a_label_is_an_error_that_counts() -> None:
 def test_a_context_column_that_is_not_there_is_named() -> None:
     with pytest.raises(NotFoundError, match="no column 'kinde'"):
         asked(label="分", context=["kinde"])
+
+
+def test_a_table_that_cannot_name_its_rows_needs_a_key() -> None:
+    with pytest.raises(
+        ConfigError, match="do not name themselves.*Give table 'visits' a `key` of one column"
+    ) as caught:
+        asked(entity="visits", label="分")
+    assert caught.value.where["key"] == "targets.t.from"

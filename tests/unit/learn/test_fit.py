@@ -118,3 +118,11 @@ def test_without_a_split_importance_is_even() -> None:
     fitted = fit("regression", X, noise, PART, Recipe(3, parameters={"gamma": 1e9}))
     assert feature_importance(fitted.json, NAMES) == pytest.approx(dict.fromkeys(NAMES, 1 / F))
     assert cross_weights(fitted.json, NAMES) == []
+
+
+def test_two_named_classes_are_multiclass_too():
+    fitted = fit("multiclass", X, TRUTHS["binary"], PART, FAST, classes=2)
+    outputs = output_of(fitted.estimator, X)
+    assert outputs.shape == (len(X), 2)
+    assert np.allclose(outputs.sum(axis=1), 1, atol=1e-6)
+    assert fitted.engine == "forest"

@@ -109,10 +109,12 @@ def _selection(schema: Schema, name: str, target: TargetSettings, default_cutoff
     else:
         entity = next((column for column, parent in table.links.items() if parent == target.entity_table), None)
     if entity is None:
+        own = target.entity_table == target.from_
         raise ConfigError(
-            f"target {name!r}: rows of {target.from_!r} do not name a row of {target.entity_table!r}",
-            where={"key": f"targets.{name}.entity"},
-            hint="Give the entity table a key of one column, and a link to it.",
+            f"target {name!r}: rows of {target.from_!r} do not name {'themselves' if own else 'a row of the entity table'}",
+            where={"key": f"targets.{name}.from" if own else f"targets.{name}.entity"},
+            hint=f"Give table {target.entity_table!r} a `key` of one column"
+            + ("." if own else f", and {target.from_!r} a link to it."),
         )
     if target.cutoff is not None and table.column(target.cutoff).dtype is not DType.TIME:
         raise ConfigError(f"column {target.cutoff!r} is no time", where={"key": f"targets.{name}.cutoff"})

@@ -33,7 +33,7 @@ _WORDS = {
     "split.test": 'for time: "< 2017-01-01"',
     "training.algorithm": "the learner",
     "training.early_stopping": "rounds without a better validation score",
-    "training.imbalance": "auto weighs rare labels up; none",
+    "training.imbalance": "auto chooses the threshold on validation rows; none takes 0.5",
     "training.seed": "same seed, same model",
     "training.parameters": "of the learner: {max_depth: 4}",
     "serving.host": "0.0.0.0 listens on every interface",

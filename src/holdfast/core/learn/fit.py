@@ -108,6 +108,8 @@ def fit(
     train, validate = part == TRAIN, part == VALIDATE
     _check_labels(task, truth[train], classes)
     parameters = recipe.resolved()
+    if task == "multiclass" and classes == 2:
+        parameters["num_class"] = 2  # XGBClassifier says so itself from three on
     note = ""
     if not validate.any():
         parameters["n_estimators"] = (recipe.parameters or {}).get("n_estimators", _ROUNDS_WITHOUT_VALIDATION)
