@@ -148,7 +148,7 @@ def test_a_context_column_that_is_not_there_is_named() -> None:
 
 def test_a_table_that_cannot_name_its_rows_needs_a_key() -> None:
     with pytest.raises(
-        ConfigError, match="do not name themselves.*Give table 'visits' a `key` of one column"
+        ConfigError, match=r"do not name themselves.*Give table 'visits' a `key` of one column"
     ) as caught:
         asked(entity="visits", label="分")
     assert caught.value.where["key"] == "targets.t.from"

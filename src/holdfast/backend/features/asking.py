@@ -111,7 +111,7 @@ def _selection(schema: Schema, name: str, target: TargetSettings, default_cutoff
     if entity is None:
         own = target.entity_table == target.from_
         raise ConfigError(
-            f"target {name!r}: rows of {target.from_!r} do not name {'themselves' if own else 'a row of the entity table'}",
+            f"target {name!r}: rows of {target.from_!r} do not name {'themselves' if own else 'an entity'}",
             where={"key": f"targets.{name}.from" if own else f"targets.{name}.entity"},
             hint=f"Give table {target.entity_table!r} a `key` of one column"
             + ("." if own else f", and {target.from_!r} a link to it."),
