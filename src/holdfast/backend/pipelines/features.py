@@ -153,6 +153,7 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         include=rule.include,
         exclude=rule.exclude,
         hidden=hidden,
+        calendar=target.cutoff is not None,
         include_cutoff=rule.include_cutoff,
     )
     made: Synthesis = synthesise(

@@ -27,7 +27,7 @@ class Options:
     `conditions`: (table, column) → the values that become conditions. `include`: names or patterns that survive the
     limit, or formulas of further features. `exclude`: `table.column`, a table (then nothing looks into it), or names or
     patterns of features. In a pattern `*` stands for any text and `?` for one character. `hidden`: columns, as
-    `table.column`, that the labels are made of.
+    `table.column`, that the labels are made of. `calendar`: whether the cutoff's month, weekday ... are features.
     """
 
     depth: int = 2
@@ -38,6 +38,7 @@ class Options:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     hidden: Sequence[str] = ()
+    calendar: bool = True
     include_cutoff: bool = False
 
 
@@ -175,7 +176,7 @@ def _asked(context: Sequence[Column], builder: _Builder) -> Iterator[Feature]:
             yield from builder.times(feature)
         elif column.dtype is not DType.TEXT:
             yield feature
-    if builder.options.depth:
+    if builder.options.depth and builder.options.calendar:
         yield from builder.times(Feature(Kind.CUTOFF, "", DType.TIME))
 
 
