@@ -118,6 +118,30 @@ def test_a_correction_is_a_delivery_of_its_own(world):
     assert len(world.datasets.list()) == 2
 
 
+def test_what_was_delivered_before_is_known_also_after_its_correction(world):
+    first(world)
+    fixed = VISITS.replace("2016-01-03,62", "2016-01-03,99")
+    world.deliver("2016-01", "fixed", 检查=fixed)
+    results = world.ingest_folder(world.layout.raw)
+    assert [(result.created, result.delivery) for result in results] == [(False, "2016-01"), (False, "2016-01")]
+    assert not world.deliver("2016-01", 店=SHOPS, 检查=VISITS, 违规=FINDS).created
+    assert not world.deliver("2016-01", 检查=fixed, 违规=FINDS).created
+    rows = world.datasets.read(current_only=True)["检查"].to_pylist()
+    assert next(row["分"] for row in rows if row["编号"] == 2) == 99
+    assert len(world.datasets.list()) == 2
+
+
+def test_what_was_known_when_it_was_read_ahead_may_be_news_when_it_is_applied(world):
+    first(world)
+    folder = world.root / "交付"
+    for name, text in (("2016-01", VISITS.replace("2016-01-03,62", "2016-01-03,99")), ("2016-01~2", VISITS)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "检查.csv").write_text(text, encoding="utf-8")
+    assert [result.created for result in world.ingest_folder(folder)] == [True, True]
+    rows = world.datasets.read(current_only=True)["检查"].to_pylist()
+    assert next(row["分"] for row in rows if row["编号"] == 2) == 62
+
+
 def test_equal_rows_without_a_key_are_numbered(world):
     first(world)
     more = "编号,日期,级\n" + "1,2016-01-02,低\n" * 4 + "2,2016-01-03,高\n"

@@ -14,7 +14,7 @@ from holdfast.backend.datasets import tables as rows_of
 from holdfast.backend.datasets.compare import Comparison, compare_versions
 from holdfast.backend.datasets.face import face_is, write_face
 from holdfast.backend.datasets.parts import PartStore, Stored
-from holdfast.backend.datasets.raw import RawFiles
+from holdfast.backend.datasets.raw import Kept, RawFiles
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, RawFile, new_id
@@ -180,11 +180,20 @@ class Datasets:
             draft = Draft(base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author)
             return self.commit(draft, state=base.state)
 
-    def delivered(self, period: str) -> dict[str, str]:
-        """The newest delivered file of each name of a period in the current version, as name -> SHA-256."""
+    def has_delivered(self, period: str, files: Sequence[Kept]) -> bool:
+        """Whether the current version holds these files of a period: as one of its deliveries, or as its newest files.
+
+        A delivery that was corrected since counts: bringing it again does not take the correction back.
+        """
         current = self.current()
-        files = self.files(current.id) if current else []
-        return {file.name: file.sha256 for file in files if file.period == period}
+        deliveries: dict[str, set[tuple[str, str]]] = {}
+        newest: dict[str, str] = {}
+        for file in self.files(current.id) if current else ():
+            if file.period == period:
+                deliveries.setdefault(file.delivery, set()).add((file.name, file.sha256))
+                newest[file.name] = file.sha256
+        given = {(file.name, file.sha256) for file in files}
+        return given in deliveries.values() or given <= newest.items()
 
     def now(self) -> int:
         """The clock's time."""

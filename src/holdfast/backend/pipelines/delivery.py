@@ -53,7 +53,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A delivery whose files are copied and read; `tables` is empty when all of them were delivered before."""
+    """A delivery whose files are copied and read; `tables` is empty when it was part of the data before."""
 
     period: Period
     staged: Staged
@@ -151,7 +151,7 @@ def apply_delivery(
     """Commit one delivery as a new version. The lock of the data must be held."""
     base = datasets.current()
     period = loaded.period
-    if base is not None and not loaded.tables and _all_known(datasets, loaded):
+    if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
         datasets.raw.discard(loaded.staged)
         said = f"{period.name} is already part of {base.version}, with the same files"
         return IngestResult(base, False, period.name, {}, (*loaded.notes, said))
@@ -167,11 +167,6 @@ def apply_delivery(
     version = datasets.commit(work.draft(parts, note, author))
     datasets.raw.settle()
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
-
-
-def _all_known(datasets: Datasets, loaded: Loaded) -> bool:
-    known = datasets.delivered(loaded.period.name)
-    return all(known.get(file.name) == file.sha256 for file in loaded.staged.files)
 
 
 def _parents_first(rules: Mapping[str, TableRule]) -> list[str]:
