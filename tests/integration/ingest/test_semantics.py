@@ -10,6 +10,7 @@ from datetime import datetime
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.backend.store import Pointers
 from holdfast.backend.store.locks import file_lock
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW
 from holdfast.core.timeline import Period, parse_instant
@@ -116,6 +117,16 @@ def test_a_correction_is_a_delivery_of_its_own(world):
     again = world.deliver("2016-01", "fixed", 检查=VISITS.replace("2016-01-03,62", "2016-01-03,99"))
     assert not again.created
     assert len(world.datasets.list()) == 2
+
+
+def test_a_correction_of_an_older_period_does_not_move_now_backwards(world):
+    first(world)
+    world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS))
+    result = world.deliver("2016-01", "fixed", 检查=VISITS.replace("2016-01-03,62", "2016-01-03,99"))
+    assert (result.delivery, result.version.report["delivery"]) == ("2016-01~2", "2016-01~2")
+    assert result.version.period == world.datasets.get().period == "2016-02"
+    with world.store.read() as connection:
+        assert [move.why for move in Pointers(connection).history("dataset")][-1] == "data of 2016-01~2"
 
 
 def test_what_was_delivered_before_is_known_also_after_its_correction(world):

@@ -41,7 +41,10 @@ _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table."""
+    """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table.
+
+    `period` is the newest one delivered; `report` names the delivery that made the version.
+    """
 
     base: DatasetVersion | None
     period: str
@@ -255,7 +258,7 @@ class Datasets:
             )
             rows_of.add_parts(connection, record.id, draft.parts)
             rows_of.add_files(connection, record.id, draft.files)
-            why = draft.note or f"data of {draft.period}"
+            why = draft.note or f"data of {draft.report.get('delivery', draft.period)}"
             Pointers(connection).move(POINTER, record.id, at=now, why=why, expect=base.id if base else None)
         return record
 

@@ -264,8 +264,9 @@ class _Work:
     def _path(self, file: Kept) -> str:
         return f"data/raw/{self.delivery}/{file.name}"
 
-    def _newest(self, table: str) -> Period | None:
-        names = {file.period for file in self._history if file.table == table}
+    def _newest(self, table: str | None = None) -> Period | None:
+        """The last period delivered before: of one table, or of any."""
+        names = {file.period for file in self._history if table in (None, file.table)}
         return max((Period.parse(name, self._timezone) for name in names), key=lambda one: one.end, default=None)
 
     def prepare(self, name: str) -> None:
@@ -418,9 +419,10 @@ class _Work:
             elif name in self._schema.tables:
                 tables[name], contract[name], rows[name] = self._schema.tables[name], self._contract[name], before[name]
         quarantine = [outcome.quarantine for outcome in self._outcomes.values()]
+        newest, period = self._newest(), self._loaded.period
         return Draft(
             self._base,
-            self._loaded.period.name,
+            newest.name if newest and newest.end > period.end else period.name,
             Schema(tables, self._timezone),
             contract,
             rows,
