@@ -162,6 +162,20 @@ def test_equal_rows_without_a_key_are_numbered(world):
     assert sum((r["编号"], str(r["日期"])[:10], r["级"]) == (1, "2016-01-02", "低") for r in rows) == 4
 
 
+def test_equal_rows_of_other_periods_are_other_rows_where_nothing_tells_their_time(make_world):
+    world = make_world("project: p\ntables:\n  t: {files: t.csv}\n")
+    rows = "谁,额\n1,10\n1,10\n2,20\n"
+    world.deliver("2016-01", t=rows)
+    report = world.deliver("2016-02", t=rows).report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (3, 0)
+    assert not world.deliver("2016-01", t=rows).created
+    report = world.deliver("2016-01", "fixed", t=rows + "1,10\n").report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (1, 3)
+    report = world.deliver("2016-01", "again", t=rows + "3,30\n").report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (1, 3)
+    assert world.datasets.get().rows == {"t": world.datasets.read(current_only=True)["t"].num_rows} == {"t": 8}
+
+
 def test_out_of_order(world):
     first(world)
     world.deliver("2016-03", 店=SHOPS, 检查="编号,日期,分\n1,2016-01-02,10\n", 违规="编号,日期,级\n")
@@ -453,9 +467,9 @@ def test_the_last_instant_of_a_period_belongs_to_the_time_zone(make_world):
 
 
 def test_rows_with_nulls_are_found_again_in_older_parts(make_world):
-    world = make_world("project: p\ntables:\n  t: {files: t.csv, columns: {v: int, w: category}}\n")
-    world.deliver("2016-01", t="v,w\n5,a\n,a\n")
-    report = world.deliver("2016-02", t="v,w\n,a\n7,a\n").report["tables"]["t"]
+    world = make_world("project: p\ntables:\n  t: {files: t.csv, time: 日, columns: {v: int, w: category}}\n")
+    world.deliver("2016-01", t="v,w,日\n5,a,2016-01-02\n,a,2016-01-02\n")
+    report = world.deliver("2016-02", t="v,w,日\n,a,2016-01-02\n7,a,2016-01-02\n").report["tables"]["t"]
     assert (report["added"], report["unchanged"]) == (1, 1)
 
 

@@ -31,9 +31,10 @@ _CACHE_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Last states of rows, as arrays beside the user columns in `rows`."""
+    """Last states of rows, as arrays beside the user columns in `rows`. `files` are the paths they were read from."""
 
     rows: pa.Table
+    files: pa.ChunkedArray
     known_from: npt.NDArray[np.int64]
     period_end: npt.NDArray[np.int64]
     removed: npt.NDArray[np.bool_]
@@ -143,6 +144,7 @@ class PartStore:
             states, ends = states.filter(pa.array(mask)), ends[mask]
         return Stored(
             states.select(table.names),
+            states[SOURCE_FILE],
             states[KNOWN_FROM].cast(pa.int64()).to_numpy(),
             ends,
             states[REMOVED].to_numpy(),

@@ -305,7 +305,7 @@ class _Work:
         stored = self._datasets.last_states(self._base.id if self._base else None, table, like)
         first = self._first_known(rule, rows)
         if not table.key:
-            changes = unkeyed_changes(stored.rows, rows, table.names, first)
+            changes = unkeyed_changes(self._comparable(table, stored), rows, table.names, first)
             return _Outcome(delivered, changes, stored, delivered.quarantine, delivered.report)
         changes = keyed_changes(
             stored.rows,
@@ -321,6 +321,13 @@ class _Work:
         )
         quarantine = pa.concat_tables([delivered.quarantine, _late(delivered, changes)])
         return _Outcome(delivered, changes, stored, quarantine, delivered.report)
+
+    def _comparable(self, table: Table, stored: Stored) -> pa.Table:
+        """Stored rows of a table without a key that delivered ones may be: of any period only if they have a time."""
+        if table.time:
+            return stored.rows
+        here = [file.path for file in self._history if file.period == self._loaded.period.name]
+        return stored.rows.filter(pc.is_in(stored.files, value_set=pa.array(here, pa.string())))
 
     def _widened(self, table: Table) -> bool:
         before = self._schema.tables.get(table.name)
