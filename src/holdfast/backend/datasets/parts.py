@@ -1,6 +1,5 @@
 """Parts: immutable Parquet blobs of states, and how states are read back."""
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
+from holdfast.backend.store.files import sha256_of_file
 from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
 from holdfast.core.timeline import NEVER
@@ -93,8 +93,7 @@ class PartStore:
                 return self._cache[digest]
         path = self._blobs.path(digest)
         if digest not in self._checked:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of_file(path)
             if found != digest:
                 raise IntegrityError(
                     "a stored part is not what was written", where={"blob": digest, "found": found},

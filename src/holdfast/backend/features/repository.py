@@ -1,6 +1,5 @@
 """What the features room remembers: feature sets by content hash, matrices, and their files under `features/`."""
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from holdfast.backend.ports import Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
-from holdfast.backend.store.files import safe_name, write_whole
+from holdfast.backend.store.files import safe_name, sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import UNKNOWN, Encoding
 from holdfast.core.features.frame import Categories
@@ -59,7 +58,7 @@ class Features:
 
     def save_set(self, name: str, feature_set: FeatureSet, dataset: str) -> FeatureSetRecord:
         """Remember a set; the same definitions under the same name are one record."""
-        identity = hashlib.sha256(f"{name}\0{feature_set.hash}".encode()).hexdigest()
+        identity = sha256_of(f"{name}\0{feature_set.hash}".encode())
         record = FeatureSetRecord(identity, name, self._clock.now(), dataset, feature_set.to_dict())
         with self._store.write() as connection:
             row = connection.execute(sa.select(feature_sets).where(feature_sets.c.id == identity)).first()
@@ -95,8 +94,7 @@ class Features:
         unlike = labels.rename(columns=lambda name: f"{name} (label)" if name in frame.columns else name)
         table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
         write_whole(parquet, partial(pq.write_table, table, compression="zstd"))
-        with parquet.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of_file(parquet)
         definitions = _definitions(matrix.feature_set, encoding)
         statistics = {spec["name"]: _statistics(spec) for spec in encoding.to_dict()}
         database = {
@@ -119,9 +117,7 @@ class Features:
         return self._remember(matrix.record, parquet, digest)
 
     def _remember(self, draft: MatrixRecord, parquet: Path, digest: str) -> MatrixRecord:
-        identity = hashlib.sha256(
-            f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode()
-        ).hexdigest()
+        identity = sha256_of(f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode())
         path = parquet.relative_to(self._layout.root).as_posix()
         values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
         with self._store.write() as connection:
@@ -201,8 +197,4 @@ def _json(data: object, path: Path) -> None:
 
 
 def _hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    hashes = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {name: sha256_of_file(folder / name) for name in names}
