@@ -228,7 +228,7 @@ class _Work:
             if name in self.claimed and late:
                 raise ConflictError(
                     f"table {name!r} is a full list, and a later one is known already: {newest.name if newest else ''}",
-                    where={"table": name, "file": self.claimed[name][0].name},
+                    where={"table": name, "file": str(self.claimed[name][0].given)},
                     hint="Deliver this period without it, or go back to a version before that list first.",
                 )
             if name not in self.claimed and not again and not late:
@@ -276,13 +276,13 @@ class _Work:
         for file in self.claimed[name]:
             raw = self._loaded.tables[name, file.name]
             self.notes += [f"{file.name}: {said}" for said in raw.notes]
-            sources.append(Source(self._path(file), raw.table, raw.rows))
+            sources.append(Source(self._path(file), str(file.given), raw.table, raw.rows))
         held = (self._schema.tables[name], self._contract[name]) if name in self._schema.tables else None
         delivered = prepare_delivery(rule, sources, held, self._link_types(rule), self._timezone)
         if rule.delivery == "full" and not delivered.rows.num_rows:
             raise ContractError(
                 f"the full list of table {name!r} has no usable row: every row known before would be removed",
-                where={"table": name, "file": sources[0].path},
+                where={"table": name, "file": sources[0].given},
                 hint="Check the file. To empty a table, drop it from the project file.",
             )
         self._outcomes[name] = self._changes(rule, delivered)
@@ -383,10 +383,11 @@ class _Work:
             bad, read = report["quarantined"], report["read"]
             if bad > QUARANTINE_LIMIT * read:
                 first = outcome.quarantine.slice(0, 1).to_pylist()[0]
+                given = {self._path(file): file.given for file in self.claimed[name]}
                 reasons = "; ".join(f"{count} × {reason}" for reason, count in report["reasons"].items())
                 raise ContractError(
                     f"{bad} of {read} rows of table {name!r} break the contract, more than {QUARANTINE_LIMIT:.0%}",
-                    where={"first": f"file {first['file']}, row {first['row']}, column {first['column']}, "
+                    where={"first": f"file {given[first['file']]}, row {first['row']}, column {first['column']}, "
                                     f"value {first['value']!r}"},
                     hint=f"Reasons: {reasons}. Correct the files, or declare the columns in the project file.",
                 )  # fmt: skip

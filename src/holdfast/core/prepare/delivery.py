@@ -38,9 +38,12 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file's rows as read: `path` is where it is kept, `rows` the 1-based rows in it."""
+    """A file's rows as read: `path` is where it will be kept, `given` where the user has it (errors say this one), and
+    `rows` are the 1-based rows in it.
+    """
 
     path: str
+    given: str
     table: pa.Table
     rows: pa.Array
 
@@ -147,7 +150,7 @@ def _gather(rule: TableRule, sources: Sequence[Source], table: Table | None) -> 
     for name in names:
         for source, one in zip(sources, renamed, strict=True):
             if name not in one.column_names:
-                raise _missing(rule.name, source.path, name, one.column_names)
+                raise _missing(rule.name, source.given, name, one.column_names)
     raw = {name: unify([one[name] for one in renamed]) for name in names}
     counts = [source.table.num_rows for source in sources]
     paths = pa.array([source.path for source in sources], pa.string())
@@ -170,13 +173,13 @@ def _renamed(rule: TableRule, source: Source) -> pa.Table:
         if name.startswith(RESERVED_PREFIX):
             raise ContractError(
                 f"column names that begin with {RESERVED_PREFIX!r} are reserved",
-                where={"file": source.path, "table": rule.name, "column": name},
+                where={"file": source.given, "table": rule.name, "column": name},
                 hint="Rename the column in the file, or give it another name with `aliases`.",
             )
         if names.count(name) > 1:
             raise ContractError(
                 "two columns of the file have the same name once aliases are applied",
-                where={"file": source.path, "table": rule.name, "column": name},
+                where={"file": source.given, "table": rule.name, "column": name},
             )
     return source.table.rename_columns(names)
 

@@ -1,8 +1,8 @@
 """States of rows: what a delivery adds to what is known, and when each state is superseded.
 
-A row is identified by its key; without a key by its content and its number among equal rows (of its period, if the table
-has no time: docs/decisions/0011-equal-rows.md). A *state* is a row's
-content from `known_from` until the `known_from` of the next state of the same row. Nothing is ever overwritten.
+A row is identified by its key; without a key by its content and its number among equal rows (of its period, if the
+table has no time: docs/decisions/0011-equal-rows.md). A *state* is a row's content from `known_from` until the
+`known_from` of the next state of the same row. Nothing is ever overwritten.
 """
 
 from collections.abc import Sequence
