@@ -1,6 +1,5 @@
 """The versions of the data: list, read, compare, go back; and the one way a new version comes to be."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.locks import file_lock
 from holdfast.core.prepare import QUARANTINE, TableContract
 from holdfast.core.schema import Schema, Table
-from holdfast.errors import InputError, LockedError, NotFoundError
+from holdfast.errors import InputError, LockedError, NotFoundError, nearest
 
 __all__ = ["POINTER", "STATES", "Datasets", "Draft"]
 
@@ -80,7 +79,7 @@ class Datasets:
             return [rows_of.to_version(row) for row in connection.execute(query)]
 
     def get(self, version: str | None = None) -> DatasetVersion:
-        """One version; NotFoundError names the nearest ones."""
+        """One version; NotFoundError names the nearest one."""
         with self._store.read() as connection:
             return rows_of.to_version(self._row(connection, version))
 
@@ -304,15 +303,11 @@ class Datasets:
             sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
         ).first()
         if row is None:
-            names = [
-                name
-                for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))
-            ]
-            close = difflib.get_close_matches(version, names, n=3, cutoff=0.3) or names[-3:]
+            newest_first = sa.select(table.c.version).order_by(table.c.major.desc(), table.c.minor.desc())
             raise NotFoundError(
                 f"there is no dataset version {version!r}",
                 where={"version": version},
-                hint=f"Nearest: {', '.join(close)}" if close else "There is none yet.",
+                hint=nearest(version, connection.scalars(newest_first)),
             )
         return row
 

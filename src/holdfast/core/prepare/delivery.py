@@ -4,7 +4,6 @@ The order of work: columns are matched by name, types proposed (first time) or a
 binding rules checked, then equal rows of a keyed table dropped and rows that share a key parted.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from holdfast.core.prepare.infer import propose
 from holdfast.core.prepare.states import current_states, row_ids
 from holdfast.core.schema import RESERVED_PREFIX, SOURCE_FILE, SOURCE_ROW, Column, DType, Table
 from holdfast.core.timeline import Known
-from holdfast.errors import ConflictError, ContractError
+from holdfast.errors import ConflictError, ContractError, nearest
 
 __all__ = ["MASKED", "QUARANTINE", "Declared", "Delivered", "Source", "TableRule", "prepare_delivery"]
 
@@ -185,16 +184,11 @@ def _renamed(rule: TableRule, source: Source) -> pa.Table:
 
 
 def _missing(table: str, path: str, name: str, present: Sequence[str]) -> ContractError:
-    close = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
-    hint = (
-        f"Did you mean {close[0]!r}? Name it so in the project file, or list it under the `aliases` of {name!r}."
-        if close
-        else f"The file has: {', '.join(present)}."
-    )
     return ContractError(
         f"a column of table {table!r} is missing",
         where={"file": path, "table": table, "column": name},
-        hint=f"{hint} A column without any value may be empty, but must be there.",
+        hint=f"{nearest(name, present)} If the file calls it otherwise, name it so in the project file, or list that "
+        f"name under the `aliases` of {name!r}. A column without any value may be empty, but must be there.",
     )
 
 
