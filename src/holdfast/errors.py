@@ -20,7 +20,7 @@ An error says what is wrong (`message`), where (`where`: file, row, column, feat
 (`hint`). `code` is stable: programs may match on it. Nothing here knows HTTP or does I/O.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "AlignmentError",
@@ -38,7 +38,10 @@ __all__ = [
     "RequestError",
     "UnavailableError",
     "UntrustedError",
+    "nearest",
 ]
+
+_LISTED = 10
 
 
 class HoldfastError(Exception):
@@ -63,6 +66,20 @@ class HoldfastError(Exception):
     def to_dict(self) -> dict[str, object]:
         """The error as plain data: `code`, `message`, `where`, `hint`."""
         return {"code": self.code, "message": self.message, "where": self.where, "hint": self.hint}
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """A hint for a name that is none of `names`: the one probably meant, else what there is (the first few)."""
+    import difflib
+
+    known = [str(one) for one in names]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    if not known:
+        return "There are none."
+    more = f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED else ""
+    return f"There are: {', '.join(known[:_LISTED])}{more}."
 
 
 def _rebuild(kind: type[HoldfastError], message: str, where: dict[str, object], hint: str | None) -> HoldfastError:

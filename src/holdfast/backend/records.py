@@ -67,7 +67,8 @@ class DatasetVersion:
     `version` is `vMAJOR.MINOR` (major: schema or rules changed; minor: new data). `schema` is `core.Schema.to_dict()`.
     `rows` counts current rows per table. `report` holds per table what the import counted (read, added, changed,
     removed, unchanged, duplicates dropped, quarantined by reason, unknown parents, warnings ...).
-    `state` is pending, trained or retrain_needed.
+    `state` is pending, trained or retrain_needed. `period` is the newest delivered, also after a correction of an older
+    one (the delivery is in `report`): its end is what "now" means to the version.
     """
 
     id: str

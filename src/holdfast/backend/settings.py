@@ -3,8 +3,7 @@
 `load` gives a frozen `Settings`; every default of the file is written here once. `Layout` names the folders.
 """
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
 from holdfast.core.timeline import Known, parse_duration, zone
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
            "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
@@ -245,12 +244,12 @@ class _PlacedError(ValueError):
 
 def _known_name(name: str, names: dict[str, Any], kind: str, place: tuple[str, ...]) -> None:
     if name not in names:
-        raise _PlacedError(place, f"there is no {kind} {name!r}{_nearest(name, names)}")
+        raise _PlacedError(place, _unknown(f"there is no {kind}", name, names))
 
 
-def _nearest(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, [str(n) for n in names], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(map(str, names))}"
+def _unknown(what: str, name: str, names: Iterable[object]) -> str:
+    hint = nearest(name, names)
+    return f"{what} {name!r}; {hint[0].lower()}{hint[1:].rstrip('.')}"
 
 
 def load(root: Path) -> Settings:
@@ -312,7 +311,7 @@ def _config_error(error: ValidationError, lines: dict[tuple[str, ...], int], fil
         place = place if cause is not None or item["type"] in {"missing", "extra_forbidden"} else known or place
         message = str(cause) if cause else item["msg"]
         if item["type"] == "extra_forbidden":
-            message = f"unknown key {place[-1]!r}{_nearest(place[-1], _fields(place[:-1]))}"
+            message = _unknown("unknown key", place[-1], _fields(place[:-1]))
         elif item["type"] == "missing":
             message = f"key {place[-1]!r} is missing"
         elif cause is None:

@@ -10,6 +10,7 @@ from datetime import datetime
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.backend.store import Pointers
 from holdfast.backend.store.locks import file_lock
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW
 from holdfast.core.timeline import Period, parse_instant
@@ -118,6 +119,40 @@ def test_a_correction_is_a_delivery_of_its_own(world):
     assert len(world.datasets.list()) == 2
 
 
+def test_a_correction_of_an_older_period_does_not_move_now_backwards(world):
+    first(world)
+    world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS))
+    result = world.deliver("2016-01", "fixed", 检查=VISITS.replace("2016-01-03,62", "2016-01-03,99"))
+    assert (result.delivery, result.version.report["delivery"]) == ("2016-01~2", "2016-01~2")
+    assert result.version.period == world.datasets.get().period == "2016-02"
+    with world.store.read() as connection:
+        assert [move.why for move in Pointers(connection).history("dataset")][-1] == "data of 2016-01~2"
+
+
+def test_what_was_delivered_before_is_known_also_after_its_correction(world):
+    first(world)
+    fixed = VISITS.replace("2016-01-03,62", "2016-01-03,99")
+    world.deliver("2016-01", "fixed", 检查=fixed)
+    results = world.ingest_folder(world.layout.raw)
+    assert [(result.created, result.delivery) for result in results] == [(False, "2016-01"), (False, "2016-01")]
+    assert not world.deliver("2016-01", 店=SHOPS, 检查=VISITS, 违规=FINDS).created
+    assert not world.deliver("2016-01", 检查=fixed, 违规=FINDS).created
+    rows = world.datasets.read(current_only=True)["检查"].to_pylist()
+    assert next(row["分"] for row in rows if row["编号"] == 2) == 99
+    assert len(world.datasets.list()) == 2
+
+
+def test_what_was_known_when_it_was_read_ahead_may_be_news_when_it_is_applied(world):
+    first(world)
+    folder = world.root / "交付"
+    for name, text in (("2016-01", VISITS.replace("2016-01-03,62", "2016-01-03,99")), ("2016-01~2", VISITS)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "检查.csv").write_text(text, encoding="utf-8")
+    assert [result.created for result in world.ingest_folder(folder)] == [True, True]
+    rows = world.datasets.read(current_only=True)["检查"].to_pylist()
+    assert next(row["分"] for row in rows if row["编号"] == 2) == 62
+
+
 def test_equal_rows_without_a_key_are_numbered(world):
     first(world)
     more = "编号,日期,级\n" + "1,2016-01-02,低\n" * 4 + "2,2016-01-03,高\n"
@@ -125,6 +160,20 @@ def test_equal_rows_without_a_key_are_numbered(world):
     assert (report["unchanged"], report["added"]) == (4, 1)
     rows = world.datasets.read()["违规"].to_pylist()
     assert sum((r["编号"], str(r["日期"])[:10], r["级"]) == (1, "2016-01-02", "低") for r in rows) == 4
+
+
+def test_equal_rows_of_other_periods_are_other_rows_where_nothing_tells_their_time(make_world):
+    world = make_world("project: p\ntables:\n  t: {files: t.csv}\n")
+    rows = "谁,额\n1,10\n1,10\n2,20\n"
+    world.deliver("2016-01", t=rows)
+    report = world.deliver("2016-02", t=rows).report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (3, 0)
+    assert not world.deliver("2016-01", t=rows).created
+    report = world.deliver("2016-01", "fixed", t=rows + "1,10\n").report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (1, 3)
+    report = world.deliver("2016-01", "again", t=rows + "3,30\n").report["tables"]["t"]
+    assert (report["added"], report["unchanged"]) == (1, 3)
+    assert world.datasets.get().rows == {"t": world.datasets.read(current_only=True)["t"].num_rows} == {"t": 8}
 
 
 def test_out_of_order(world):
@@ -189,6 +238,9 @@ def test_a_failed_import_leaves_nothing(world, texts, error, said):
     assert said in str(caught.value)
     assert caught.value.where["period"] == "2016-02"
     assert ".incoming" not in str(caught.value)
+    assert "data/raw" not in str(caught.value)
+    place = caught.value.where.get("file") or caught.value.where.get("first")
+    assert place is None or str(world.root / "incoming" / "2016-02") in place
     assert everything(world) == before
     assert world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).version.version == "v1.1"
 
@@ -418,9 +470,9 @@ def test_the_last_instant_of_a_period_belongs_to_the_time_zone(make_world):
 
 
 def test_rows_with_nulls_are_found_again_in_older_parts(make_world):
-    world = make_world("project: p\ntables:\n  t: {files: t.csv, columns: {v: int, w: category}}\n")
-    world.deliver("2016-01", t="v,w\n5,a\n,a\n")
-    report = world.deliver("2016-02", t="v,w\n,a\n7,a\n").report["tables"]["t"]
+    world = make_world("project: p\ntables:\n  t: {files: t.csv, time: 日, columns: {v: int, w: category}}\n")
+    world.deliver("2016-01", t="v,w,日\n5,a,2016-01-02\n,a,2016-01-02\n")
+    report = world.deliver("2016-02", t="v,w,日\n,a,2016-01-02\n7,a,2016-01-02\n").report["tables"]["t"]
     assert (report["added"], report["unchanged"]) == (1, 1)
 
 
@@ -475,7 +527,7 @@ def test_several_files_a_table_and_types_that_meet(make_world):
     (folder / "t2.csv").write_text("id,w\n3,9\n", encoding="utf-8")
     with pytest.raises(ContractError, match=r"column v") as caught:
         world.ingest("2016-02", folder)
-    assert caught.value.where["file"] == "data/raw/2016-02/t2.csv"
+    assert caught.value.where["file"] == str(folder / "t2.csv")
     (world.root / "t1.csv").write_text("id,v\n", encoding="utf-8")
     with pytest.raises(ConflictError, match="two files"):
         world.ingest("2016-02", folder / "t1.csv", world.root / "t1.csv")

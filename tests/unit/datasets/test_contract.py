@@ -18,7 +18,7 @@ def rule(key=("编号",), columns=None, **more):
 
 def source(path="data/raw/2016-01/a.csv", **columns):
     cells = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    return Source(path, cells, pa.array(range(2, cells.num_rows + 2), pa.int64()))
+    return Source(path, path, cells, pa.array(range(2, cells.num_rows + 2), pa.int64()))
 
 
 def run(source_, rule_=None, before=None):

@@ -124,6 +124,9 @@ def test_wrong_usage_ends_with_two(project: Path) -> None:
     assert run(project, "data", "shew").returncode == 2
     assert run(project, "ingest").returncode == 2
     assert run(project, "ingest", "2024-01", "--folder", "in").returncode == 2
+    for command in (("data", "read", "顾客"), ("data", "quarantine")):
+        done = run(project, *command, "--limit", "9" * 20, "--json")
+        assert (done.returncode, json.loads(done.stderr)["code"]) == (2, "usage")
     done = run(project, "data", "show", "--nonsense", "--json")
     assert done.returncode == 2
     assert json.loads(done.stderr)["code"] == "usage"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from holdfast.backend.store.files import place
+from holdfast.backend.store.files import place, sha256_of
 from holdfast.errors import IntegrityError, NotFoundError
 
 __all__ = ["LocalBlobs"]
@@ -29,7 +29,7 @@ class LocalBlobs:
 
     def put(self, data: bytes) -> str:
         """Store bytes; returns their address."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256_of(data)
         if not self.has(digest):
             with self._scratch() as (file, scratch):
                 file.write(data)

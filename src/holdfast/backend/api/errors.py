@@ -1,12 +1,11 @@
 """The one table from error codes to HTTP statuses, and problem documents (RFC 9457)."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.errors import HoldfastError
 
-__all__ = ["PROBLEM_TYPE", "STATUS", "http_problem", "internal_problem", "nearest", "problem"]
+__all__ = ["PROBLEM_TYPE", "STATUS", "http_problem", "internal_problem", "problem"]
 
 PROBLEM_TYPE = "application/problem+json"
 STATUS: Mapping[str, int] = {
@@ -73,10 +72,3 @@ def http_problem(
 def internal_problem() -> tuple[int, dict[str, Any]]:
     """What a caller sees of an unexpected error: nothing of its inside, which is in the log."""
     return http_problem(500, "internal", "something went wrong inside; the server's log has the details")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint: the nearest of `names`, else all of them."""
-    known = list(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known) or 'none'}"

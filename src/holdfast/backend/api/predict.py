@@ -16,10 +16,10 @@ from urllib.parse import unquote
 import msgspec
 
 from holdfast.backend.api import describe, swagger
-from holdfast.backend.api.errors import PROBLEM_TYPE, http_problem, internal_problem, nearest, problem
+from holdfast.backend.api.errors import PROBLEM_TYPE, http_problem, internal_problem, problem
 from holdfast.backend.serving.questions import Question
 from holdfast.backend.serving.service import Reply, Service
-from holdfast.errors import HoldfastError, LimitError, NotFoundError, RequestError, UnavailableError
+from holdfast.errors import HoldfastError, LimitError, NotFoundError, RequestError, UnavailableError, nearest
 
 __all__ = ["PredictApp", "PredictRequest", "decode_request"]
 

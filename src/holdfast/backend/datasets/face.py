@@ -1,6 +1,5 @@
 """`data/processed/`: the current rows of the current version as plain Parquet files, for people and other tools."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.backend.store.files import safe_name, write_whole
+from holdfast.backend.store.files import safe_name, sha256_of_file, write_whole
 
 __all__ = ["MANIFEST", "face_is", "write_face"]
 
@@ -32,8 +31,7 @@ def write_face(folder: Path, version: str, number: str, tables: Mapping[str, pa.
     for name, rows in tables.items():
         path = folder / f"{safe_name(name)}.parquet"
         write_whole(path, partial(pq.write_table, rows, compression="zstd"))
-        with path.open("rb") as written:
-            files[path.name] = hashlib.file_digest(written, "sha256").hexdigest()
+        files[path.name] = sha256_of_file(path)
     manifest = json.dumps({"id": version, "version": number, "files": files}, ensure_ascii=False, indent=1)
     write_whole(folder / MANIFEST, lambda path: path.write_text(manifest, encoding="utf-8"))
     for path in folder.iterdir():

@@ -1,6 +1,5 @@
 """Parts: immutable Parquet blobs of states, and how states are read back."""
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
+from holdfast.backend.store.files import sha256_of_file
 from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
 from holdfast.core.timeline import NEVER
@@ -31,9 +31,10 @@ _CACHE_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Last states of rows, as arrays beside the user columns in `rows`."""
+    """Last states of rows, as arrays beside the user columns in `rows`. `files` are the paths they were read from."""
 
     rows: pa.Table
+    files: pa.ChunkedArray
     known_from: npt.NDArray[np.int64]
     period_end: npt.NDArray[np.int64]
     removed: npt.NDArray[np.bool_]
@@ -92,8 +93,7 @@ class PartStore:
                 return self._cache[digest]
         path = self._blobs.path(digest)
         if digest not in self._checked:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of_file(path)
             if found != digest:
                 raise IntegrityError(
                     "a stored part is not what was written", where={"blob": digest, "found": found},
@@ -143,6 +143,7 @@ class PartStore:
             states, ends = states.filter(pa.array(mask)), ends[mask]
         return Stored(
             states.select(table.names),
+            states[SOURCE_FILE],
             states[KNOWN_FROM].cast(pa.int64()).to_numpy(),
             ends,
             states[REMOVED].to_numpy(),

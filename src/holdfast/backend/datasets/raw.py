@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.backend.settings import Layout
+from holdfast.backend.store.files import place, sha256_of_file, write_whole
 from holdfast.errors import ConflictError, FileError, InputError
 
 __all__ = ["Kept", "RawFiles", "Staged", "delivery_parts"]
@@ -91,11 +92,9 @@ class RawFiles:
         if staged.folder is None or target.exists():
             self.discard(staged)
             return
-        self._intent.write_text(json.dumps({"delivery": delivery}, ensure_ascii=False), encoding="utf-8")
-        _sync(self._intent)
-        _sync(staged.folder)
-        staged.folder.rename(target)
-        _sync(self._layout.raw)
+        intent = json.dumps({"delivery": delivery}, ensure_ascii=False)
+        write_whole(self._intent, lambda path: path.write_text(intent, encoding="utf-8"))
+        place(staged.folder, target)
 
     def settle(self) -> None:
         """The delivery is committed: its files stay."""
@@ -107,7 +106,7 @@ class RawFiles:
             try:
                 name = json.loads(self._intent.read_text(encoding="utf-8"))["delivery"]
             except (ValueError, KeyError):
-                name = None  # the intent itself was cut short, so nothing was published after it
+                name = None  # damaged from outside: it is written whole before anything is published
             if name and name not in deliveries:
                 shutil.rmtree(self._layout.raw / name, ignore_errors=True)
             self._intent.unlink()
@@ -140,14 +139,12 @@ def _same(folder: Path, staged: Staged) -> bool:
     there = {path.name: path for path in folder.iterdir()}
     if there.keys() != {file.name for file in staged.files}:
         return False
-    return all(there[file.name].is_file() and _hashed(there[file.name]).sha256 == file.sha256 for file in staged.files)
+    return all(there[file.name].is_file() and sha256_of_file(there[file.name]) == file.sha256 for file in staged.files)
 
 
 def _hashed(path: Path) -> Kept:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return Kept(path, path, path.name, digest, os.fstat(file.fileno()).st_size)
+        return Kept(path, path, path.name, sha256_of_file(path), path.stat().st_size)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -172,11 +169,3 @@ def _unreadable(path: Path, error: OSError) -> FileError:
     return FileError(
         f"the file cannot be read: {error.strerror or error}", where={"file": str(path)}, hint="Check path and rights."
     )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,5 @@
 """The versions of the data: list, read, compare, go back; and the one way a new version comes to be."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from holdfast.backend.datasets import tables as rows_of
 from holdfast.backend.datasets.compare import Comparison, compare_versions
 from holdfast.backend.datasets.face import face_is, write_face
 from holdfast.backend.datasets.parts import PartStore, Stored
-from holdfast.backend.datasets.raw import RawFiles
+from holdfast.backend.datasets.raw import Kept, RawFiles
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, RawFile, new_id
@@ -23,7 +22,7 @@ from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.locks import file_lock
 from holdfast.core.prepare import QUARANTINE, TableContract
 from holdfast.core.schema import Schema, Table
-from holdfast.errors import InputError, LockedError, NotFoundError
+from holdfast.errors import InputError, LockedError, NotFoundError, nearest
 
 __all__ = ["POINTER", "STATES", "Datasets", "Draft"]
 
@@ -41,7 +40,10 @@ _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table."""
+    """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table.
+
+    `period` is the newest one delivered; `report` names the delivery that made the version.
+    """
 
     base: DatasetVersion | None
     period: str
@@ -77,7 +79,7 @@ class Datasets:
             return [rows_of.to_version(row) for row in connection.execute(query)]
 
     def get(self, version: str | None = None) -> DatasetVersion:
-        """One version; NotFoundError names the nearest ones."""
+        """One version; NotFoundError names the nearest one."""
         with self._store.read() as connection:
             return rows_of.to_version(self._row(connection, version))
 
@@ -180,11 +182,20 @@ class Datasets:
             draft = Draft(base, base.period, schema, confirmed, base.rows, (), note or "contract confirmed", author)
             return self.commit(draft, state=base.state)
 
-    def delivered(self, period: str) -> dict[str, str]:
-        """The newest delivered file of each name of a period in the current version, as name -> SHA-256."""
+    def has_delivered(self, period: str, files: Sequence[Kept]) -> bool:
+        """Whether the current version holds these files of a period: as one of its deliveries, or as its newest files.
+
+        A delivery that was corrected since counts: bringing it again does not take the correction back.
+        """
         current = self.current()
-        files = self.files(current.id) if current else []
-        return {file.name: file.sha256 for file in files if file.period == period}
+        deliveries: dict[str, set[tuple[str, str]]] = {}
+        newest: dict[str, str] = {}
+        for file in self.files(current.id) if current else ():
+            if file.period == period:
+                deliveries.setdefault(file.delivery, set()).add((file.name, file.sha256))
+                newest[file.name] = file.sha256
+        given = {(file.name, file.sha256) for file in files}
+        return given in deliveries.values() or given <= newest.items()
 
     def now(self) -> int:
         """The clock's time."""
@@ -246,7 +257,7 @@ class Datasets:
             )
             rows_of.add_parts(connection, record.id, draft.parts)
             rows_of.add_files(connection, record.id, draft.files)
-            why = draft.note or f"data of {draft.period}"
+            why = draft.note or f"data of {draft.report.get('delivery', draft.period)}"
             Pointers(connection).move(POINTER, record.id, at=now, why=why, expect=base.id if base else None)
         return record
 
@@ -292,15 +303,11 @@ class Datasets:
             sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
         ).first()
         if row is None:
-            names = [
-                name
-                for (name,) in connection.execute(sa.select(table.c.version).order_by(table.c.major, table.c.minor))
-            ]
-            close = difflib.get_close_matches(version, names, n=3, cutoff=0.3) or names[-3:]
+            newest_first = sa.select(table.c.version).order_by(table.c.major.desc(), table.c.minor.desc())
             raise NotFoundError(
                 f"there is no dataset version {version!r}",
                 where={"version": version},
-                hint=f"Nearest: {', '.join(close)}" if close else "There is none yet.",
+                hint=nearest(version, connection.scalars(newest_first)),
             )
         return row
 

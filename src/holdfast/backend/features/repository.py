@@ -1,6 +1,5 @@
 """What the features room remembers: feature sets by content hash, matrices, and their files under `features/`."""
 
-import hashlib
 import io
 import json
 import pickle
@@ -21,7 +20,7 @@ from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
-from holdfast.backend.store.files import safe_name, write_whole
+from holdfast.backend.store.files import safe_name, sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import UNKNOWN, Encoding
 from holdfast.core.features.frame import Categories
@@ -62,7 +61,7 @@ class Features:
 
     def save_set(self, name: str, feature_set: FeatureSet, dataset: str) -> FeatureSetRecord:
         """Remember a set; the same definitions under the same name are one record."""
-        identity = hashlib.sha256(f"{name}\0{feature_set.hash}".encode()).hexdigest()
+        identity = sha256_of(f"{name}\0{feature_set.hash}".encode())
         record = FeatureSetRecord(identity, name, self._clock.now(), dataset, feature_set.to_dict())
         with self._store.write() as connection:
             row = connection.execute(sa.select(feature_sets).where(feature_sets.c.id == identity)).first()
@@ -136,9 +135,7 @@ class Features:
         write_whole(folder / "manifest.json", partial(_json, {"matrix": record.id, "files": _hashes(folder, files)}))
 
     def _remember(self, draft: MatrixRecord, digest: str) -> MatrixRecord:
-        identity = hashlib.sha256(
-            f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode()
-        ).hexdigest()
+        identity = sha256_of(f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode())
         path = self._blobs.path(digest).relative_to(self._layout.root).as_posix()
         values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
         with self._store.write() as connection:
@@ -218,8 +215,4 @@ def _json(data: object, path: Path) -> None:
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    hashes = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {name: sha256_of_file(folder / name) for name in names}

@@ -53,7 +53,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A delivery whose files are copied and read; `tables` is empty when all of them were delivered before."""
+    """A delivery whose files are copied and read; `tables` is empty when it was part of the data before."""
 
     period: Period
     staged: Staged
@@ -151,7 +151,7 @@ def apply_delivery(
     """Commit one delivery as a new version. The lock of the data must be held."""
     base = datasets.current()
     period = loaded.period
-    if base is not None and not loaded.tables and _all_known(datasets, loaded):
+    if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
         datasets.raw.discard(loaded.staged)
         said = f"{period.name} is already part of {base.version}, with the same files"
         return IngestResult(base, False, period.name, {}, (*loaded.notes, said))
@@ -167,11 +167,6 @@ def apply_delivery(
     version = datasets.commit(work.draft(parts, note, author))
     datasets.raw.settle()
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
-
-
-def _all_known(datasets: Datasets, loaded: Loaded) -> bool:
-    known = datasets.delivered(loaded.period.name)
-    return all(known.get(file.name) == file.sha256 for file in loaded.staged.files)
 
 
 def _parents_first(rules: Mapping[str, TableRule]) -> list[str]:
@@ -233,7 +228,7 @@ class _Work:
             if name in self.claimed and late:
                 raise ConflictError(
                     f"table {name!r} is a full list, and a later one is known already: {newest.name if newest else ''}",
-                    where={"table": name, "file": self.claimed[name][0].name},
+                    where={"table": name, "file": str(self.claimed[name][0].given)},
                     hint="Deliver this period without it, or go back to a version before that list first.",
                 )
             if name not in self.claimed and not again and not late:
@@ -269,8 +264,9 @@ class _Work:
     def _path(self, file: Kept) -> str:
         return f"data/raw/{self.delivery}/{file.name}"
 
-    def _newest(self, table: str) -> Period | None:
-        names = {file.period for file in self._history if file.table == table}
+    def _newest(self, table: str | None = None) -> Period | None:
+        """The last period delivered before: of one table, or of any."""
+        names = {file.period for file in self._history if table in (None, file.table)}
         return max((Period.parse(name, self._timezone) for name in names), key=lambda one: one.end, default=None)
 
     def prepare(self, name: str) -> None:
@@ -280,13 +276,13 @@ class _Work:
         for file in self.claimed[name]:
             raw = self._loaded.tables[name, file.name]
             self.notes += [f"{file.name}: {said}" for said in raw.notes]
-            sources.append(Source(self._path(file), raw.table, raw.rows))
+            sources.append(Source(self._path(file), str(file.given), raw.table, raw.rows))
         held = (self._schema.tables[name], self._contract[name]) if name in self._schema.tables else None
         delivered = prepare_delivery(rule, sources, held, self._link_types(rule), self._timezone)
         if rule.delivery == "full" and not delivered.rows.num_rows:
             raise ContractError(
                 f"the full list of table {name!r} has no usable row: every row known before would be removed",
-                where={"table": name, "file": sources[0].path},
+                where={"table": name, "file": sources[0].given},
                 hint="Check the file. To empty a table, drop it from the project file.",
             )
         self._outcomes[name] = self._changes(rule, delivered)
@@ -309,7 +305,7 @@ class _Work:
         stored = self._datasets.last_states(self._base.id if self._base else None, table, like)
         first = self._first_known(rule, rows)
         if not table.key:
-            changes = unkeyed_changes(stored.rows, rows, table.names, first)
+            changes = unkeyed_changes(self._comparable(table, stored), rows, table.names, first)
             return _Outcome(delivered, changes, stored, delivered.quarantine, delivered.report)
         changes = keyed_changes(
             stored.rows,
@@ -325,6 +321,13 @@ class _Work:
         )
         quarantine = pa.concat_tables([delivered.quarantine, _late(delivered, changes)])
         return _Outcome(delivered, changes, stored, quarantine, delivered.report)
+
+    def _comparable(self, table: Table, stored: Stored) -> pa.Table:
+        """Stored rows of a table without a key that delivered ones may be: of any period only if they have a time."""
+        if table.time:
+            return stored.rows
+        here = [file.path for file in self._history if file.period == self._loaded.period.name]
+        return stored.rows.filter(pc.is_in(stored.files, value_set=pa.array(here, pa.string())))
 
     def _widened(self, table: Table) -> bool:
         before = self._schema.tables.get(table.name)
@@ -380,10 +383,11 @@ class _Work:
             bad, read = report["quarantined"], report["read"]
             if bad > QUARANTINE_LIMIT * read:
                 first = outcome.quarantine.slice(0, 1).to_pylist()[0]
+                given = {self._path(file): file.given for file in self.claimed[name]}
                 reasons = "; ".join(f"{count} × {reason}" for reason, count in report["reasons"].items())
                 raise ContractError(
                     f"{bad} of {read} rows of table {name!r} break the contract, more than {QUARANTINE_LIMIT:.0%}",
-                    where={"first": f"file {first['file']}, row {first['row']}, column {first['column']}, "
+                    where={"first": f"file {given[first['file']]}, row {first['row']}, column {first['column']}, "
                                     f"value {first['value']!r}"},
                     hint=f"Reasons: {reasons}. Correct the files, or declare the columns in the project file.",
                 )  # fmt: skip
@@ -423,9 +427,10 @@ class _Work:
             elif name in self._schema.tables:
                 tables[name], contract[name], rows[name] = self._schema.tables[name], self._contract[name], before[name]
         quarantine = [outcome.quarantine for outcome in self._outcomes.values()]
+        newest, period = self._newest(), self._loaded.period
         return Draft(
             self._base,
-            self._loaded.period.name,
+            newest.name if newest and newest.end > period.end else period.name,
             Schema(tables, self._timezone),
             contract,
             rows,

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.backend.datasets import Datasets
@@ -135,7 +135,8 @@ def _run(
             tell(0, len(deliveries), f"reading {deliveries[0].period.name}")
             for done, (delivery, loaded) in enumerate(_loaded(datasets, settings, reader, deliveries), 1):
                 try:
-                    result = apply_delivery(datasets, settings, rules, loaded(), note=note, author=author)
+                    now = _reread(datasets, settings, reader, loaded())
+                    result = apply_delivery(datasets, settings, rules, now, note=note, author=author)
                 except HoldfastError as error:
                     raise _placed(error, delivery, len(results)) from error
                 results.append(result)
@@ -179,10 +180,16 @@ def _loaded(
 
 def _load(datasets: Datasets, settings: Settings, reader: Reader, delivery: _Delivery) -> Loaded:
     staged = datasets.raw.stage(delivery.files, delivery.period.name)
-    known = datasets.delivered(delivery.period.name)
-    if all(known.get(file.name) == file.sha256 for file in staged.files):
+    if datasets.has_delivered(delivery.period.name, staged.files):
         return Loaded(delivery.period, staged, {}, delivery.notes)
     return Loaded(delivery.period, staged, _read(settings, reader, staged), delivery.notes)
+
+
+def _reread(datasets: Datasets, settings: Settings, reader: Reader, loaded: Loaded) -> Loaded:
+    """Read what was left unread because it was known, if a delivery before it in this run has changed that."""
+    if loaded.tables or datasets.has_delivered(loaded.period.name, loaded.staged.files):
+        return loaded
+    return replace(loaded, tables=_read(settings, reader, loaded.staged))
 
 
 def _read(settings: Settings, reader: Reader, staged: Staged) -> dict[tuple[str, str], RawTable]:

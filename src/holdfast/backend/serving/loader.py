@@ -6,7 +6,6 @@ missed, and bounds how far the workers of a server are apart. What cannot be loa
 on, and the reason is in `state()`, which `/v1/health` shows, and in the log.
 """
 
-import difflib
 import logging
 import threading
 import time
@@ -24,7 +23,7 @@ from holdfast.backend.serving.predictor import Predictor
 from holdfast.backend.serving.questions import StoredData
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.schema import Schema
-from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotFoundError, UnavailableError
+from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotFoundError, UnavailableError, nearest
 
 __all__ = ["INTERVAL", "Live", "Sources", "load_predictor"]
 
@@ -138,10 +137,11 @@ class Live:
             )
         if not self._looked:
             raise UnavailableError("the server is starting", where={"target": target}, hint="Repeat in a second.")
-        names = list(self._predictors)
-        close = difflib.get_close_matches(target, names, n=1, cutoff=0.5)
-        known = f"Did you mean {close[0]!r}?" if close else f"Deployed are: {', '.join(names) or 'none'}."
-        raise NotFoundError(f"nothing is deployed for the target {target!r}", where={"target": target}, hint=known)
+        raise NotFoundError(
+            f"nothing is deployed for the target {target!r}",
+            where={"target": target},
+            hint=nearest(target, self._predictors),
+        )
 
     @property
     def predictors(self) -> Mapping[str, Predictor]:

@@ -1,11 +1,13 @@
-"""Files that are there whole or not at all, and names that every file system takes."""
+"""Files that are there whole or not at all, their hashes, and names that every file system takes."""
 
+import hashlib
 import os
+import secrets
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["place", "safe_name", "write_whole"]
+__all__ = ["place", "safe_name", "sha256_of", "sha256_of_file", "write_whole"]
 
 _UNSAFE = set('/\\:*?"<>|%')
 
@@ -13,7 +15,7 @@ _UNSAFE = set('/\\:*?"<>|%')
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then put it in its place: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         write(scratch)
         place(scratch, path)
@@ -22,15 +24,29 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def place(scratch: Path, path: Path) -> None:
-    """Rename `scratch` to `path` such that a power cut leaves the one or the other, whole."""
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
+    """Rename a file or folder to `path` such that a power cut leaves the one or the other, whole."""
+    _sync(scratch)
     scratch.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
+
+
+def sha256_of(data: bytes) -> str:
+    """The lower-case hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The lower-case hex SHA-256 of a file's content, read in pieces. OSError when it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def safe_name(name: str) -> str:

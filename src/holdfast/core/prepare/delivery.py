@@ -4,7 +4,6 @@ The order of work: columns are matched by name, types proposed (first time) or a
 binding rules checked, then equal rows of a keyed table dropped and rows that share a key parted.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from holdfast.core.prepare.infer import propose
 from holdfast.core.prepare.states import current_states, row_ids
 from holdfast.core.schema import RESERVED_PREFIX, SOURCE_FILE, SOURCE_ROW, Column, DType, Table
 from holdfast.core.timeline import Known
-from holdfast.errors import ConflictError, ContractError
+from holdfast.errors import ConflictError, ContractError, nearest
 
 __all__ = ["MASKED", "QUARANTINE", "Declared", "Delivered", "Source", "TableRule", "prepare_delivery"]
 
@@ -38,9 +37,12 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file's rows as read: `path` is where it is kept, `rows` the 1-based rows in it."""
+    """A file's rows as read: `path` is where it will be kept, `given` where the user has it (errors say this one), and
+    `rows` are the 1-based rows in it.
+    """
 
     path: str
+    given: str
     table: pa.Table
     rows: pa.Array
 
@@ -147,7 +149,7 @@ def _gather(rule: TableRule, sources: Sequence[Source], table: Table | None) -> 
     for name in names:
         for source, one in zip(sources, renamed, strict=True):
             if name not in one.column_names:
-                raise _missing(rule.name, source.path, name, one.column_names)
+                raise _missing(rule.name, source.given, name, one.column_names)
     raw = {name: unify([one[name] for one in renamed]) for name in names}
     counts = [source.table.num_rows for source in sources]
     paths = pa.array([source.path for source in sources], pa.string())
@@ -170,28 +172,23 @@ def _renamed(rule: TableRule, source: Source) -> pa.Table:
         if name.startswith(RESERVED_PREFIX):
             raise ContractError(
                 f"column names that begin with {RESERVED_PREFIX!r} are reserved",
-                where={"file": source.path, "table": rule.name, "column": name},
+                where={"file": source.given, "table": rule.name, "column": name},
                 hint="Rename the column in the file, or give it another name with `aliases`.",
             )
         if names.count(name) > 1:
             raise ContractError(
                 "two columns of the file have the same name once aliases are applied",
-                where={"file": source.path, "table": rule.name, "column": name},
+                where={"file": source.given, "table": rule.name, "column": name},
             )
     return source.table.rename_columns(names)
 
 
 def _missing(table: str, path: str, name: str, present: Sequence[str]) -> ContractError:
-    close = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
-    hint = (
-        f"Did you mean {close[0]!r}? Name it so in the project file, or list it under the `aliases` of {name!r}."
-        if close
-        else f"The file has: {', '.join(present)}."
-    )
     return ContractError(
         f"a column of table {table!r} is missing",
         where={"file": path, "table": table, "column": name},
-        hint=f"{hint} A column without any value may be empty, but must be there.",
+        hint=f"{nearest(name, present)} If the file calls it otherwise, name it so in the project file, or list that "
+        f"name under the `aliases` of {name!r}. A column without any value may be empty, but must be there.",
     )
 
 

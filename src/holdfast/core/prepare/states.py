@@ -1,7 +1,8 @@
 """States of rows: what a delivery adds to what is known, and when each state is superseded.
 
-A row is identified by its key; without a key by its content and its number among equal rows. A *state* is a row's
-content from `known_from` until the `known_from` of the next state of the same row. Nothing is ever overwritten.
+A row is identified by its key; without a key by its content and its number among equal rows (of its period, if the
+table has no time: docs/decisions/0011-equal-rows.md). A *state* is a row's content from `known_from` until the
+`known_from` of the next state of the same row. Nothing is ever overwritten.
 """
 
 from collections.abc import Sequence
@@ -142,7 +143,10 @@ def keyed_changes(
 
 
 def unkeyed_changes(stored: pa.Table, delivered: pa.Table, columns: Sequence[str], first_known: Ints) -> Changes:
-    """The same for a table without a key: the n-th of equal rows is new when fewer than n are stored."""
+    """The same for a table without a key: the n-th of equal rows is new when fewer than n are in `stored`.
+
+    `stored` are the rows that a delivered one may be: of every period if the table has a time, else of the same period.
+    """
     stored_ids, ids = row_ids([stored, delivered], columns)
     size = int(max(stored_ids.max(initial=-1), ids.max(initial=-1))) + 1
     held = np.bincount(stored_ids, minlength=size)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _VERSION = typer.Option("--version", metavar="VERSION", help="Of this version; by default the current one.")
-_LIMIT = typer.Option("--limit", min=0, help="At most so many rows.")
+_LIMIT = typer.Option("--limit", min=0, max=2**31 - 1, help="At most so many rows.")
 _NOTE = typer.Option("--note", help="Why, for those who look later.")
 
 
