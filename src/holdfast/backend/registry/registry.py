@@ -129,6 +129,33 @@ class Registry:
                 also(connection)
         self.refresh()
 
+    def make_current(self, versions: Sequence[ModelVersion], *, why: str, also: Also | None = None) -> None:
+        """Point at versions that are registered, all in one transaction with `also`. The folder data/model follows."""
+        with self.store.write() as connection:
+            pointers = Pointers(connection)
+            for version in versions:
+                if pointers.get(f"model:{version.model}") != version.id:
+                    pointers.move(f"model:{version.model}", version.id, at=self.clock.now(), why=why)
+            if also is not None:
+                also(connection)
+        self.refresh()
+
+    def note_trained(self, connection: sa.Connection, dataset: str, run: str, models: Sequence[str]) -> frozenset[str]:
+        """Note in somebody's transaction that `run` trained `models` on a dataset version, or on equal matrices of it.
+
+        Returns all models whose current version comes from the run noted for this dataset version.
+        """
+        pointers = Pointers(connection)
+        for model in models:
+            if pointers.get(_trained(dataset, model)) != run:
+                pointers.move(_trained(dataset, model), run, at=self.clock.now(), why="training")
+        noted, currents = pointers.all(_trained(dataset, "")), pointers.all("model:")
+        table = tables.model_versions
+        query = sa.select(table.c.model, table.c.run).where(table.c.id.in_(currents.values()))
+        return frozenset(
+            model for model, made_by in connection.execute(query) if noted.get(_trained(dataset, model)) == made_by
+        )
+
     def next_version(self, model: str, algorithm: str) -> str:
         """The next free version: a new major where the algorithm changes, else a new minor; v1.0 at first."""
         known = self.versions(model)
@@ -341,6 +368,10 @@ class Registry:
 
 def _tag(model: str, tag: str) -> str:
     return f"model-tag:{model}:{tag}"
+
+
+def _trained(dataset: str, model: str) -> str:
+    return f"trained:{dataset}:{model}"
 
 
 def _firsts(connection: sa.Connection) -> dict[str, tuple[str, str]]:
