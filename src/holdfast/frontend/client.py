@@ -198,7 +198,7 @@ class Project:
         from holdfast.backend.registry.intake import import_folder
 
         with self._verb("import", str(folder)):
-            return import_folder(self.models, Path(folder), trust=trust)
+            return import_folder(self.models, self.features, Path(folder), trust=trust)
 
     def deploy(
         self, target: str | None = None, *, versions: Mapping[str, str] | None = None, note: str = ""

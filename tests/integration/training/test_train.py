@@ -37,6 +37,7 @@ def test_a_run_trains_registers_and_shows_every_label(world: World) -> None:
     assert {m.version for m in done.models} == {"v1.0"}
     assert sorted(p.name for p in world.models.iterdir()) == sorted([
         "manifest.json",
+        f"feature_definitions_{make_matrix().feature_set.hash[:12]}.json",
         *(f"{name}{label}{end}" for label in ("高风险", "Low%2FRisk") for name, end in (
             ("multilabel_model_", ".pkl"), ("feature_weights_", ".yaml"), ("shap_explainer_", ".pkl"), ("", ".onnx"))),
     ])  # fmt: skip

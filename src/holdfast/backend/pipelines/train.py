@@ -91,10 +91,10 @@ def train(
     fingerprint = _fingerprint(matrix, settings, target, chosen)
     done = None if force else registry.find_run(fingerprint)
     models = {label: model_name(target, label, matrix.task) for label in chosen}
-    mark = partial(_mark, registry, datasets, settings, matrix.record.dataset, tuple(models.values()))
+    mark = partial(_mark, registry, datasets, settings, dataset=matrix.record.dataset, models=tuple(models.values()))
     if done is not None and (versions := _made_before(registry, done, set(models.values()))):
         with model_locks(registry, tuple(models.values())):
-            registry.make_current(versions, why="trained before", also=partial(mark, done.id))
+            registry.make_current(versions, why="trained before", also=partial(mark, run=done.id))
         return Trained(done, versions, repeated=True)
     now = registry.clock.now()
     run = Run(
@@ -115,7 +115,7 @@ def train(
             metrics[label] = figures
         ended = replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics)
         expect = {m: before.get(m) for m in models.values()}
-        registry.register(made, run=ended, expect=expect, also=partial(mark, run.id))
+        registry.register(made, run=ended, expect=expect, also=partial(mark, run=run.id))
     if progress is not None:
         progress(1000 * len(chosen), 1000 * len(chosen), f"{len(made)} models registered")
     return Trained(ended, tuple(made))
@@ -138,10 +138,11 @@ def _mark(
     registry: Registry,
     datasets: Datasets | None,
     settings: Settings,
+    connection: sa.Connection,
+    *,
     dataset: str,
     models: Sequence[str],
     run: str,
-    connection: sa.Connection,
 ) -> None:
     """Note what was trained; the dataset version is trained when every label of every target is."""
     if datasets is None:
@@ -200,7 +201,7 @@ def _train_one(
     try:
         fitted = fit(
             matrix.task, prepared.inputs, truth, part, recipe, classes=len(matrix.classes), threads=_threads(),
-            progress=lambda rounds, loss: report(_PACKING * rounds / (rounds + 100), f"round {rounds}, loss {loss:.4f}"),
+            progress=lambda n, loss: report(_PACKING * n / (n + 100), f"round {n}, loss {loss:.4f}"),
         )  # fmt: skip
     except HoldfastError as error:
         raise type(error)(error.message, where={"label": label, **error.where}, hint=error.hint) from error
@@ -234,13 +235,14 @@ def _pack(
     held_out = np.flatnonzero((part == VALIDATE) | (part == TEST))
     rows = prepared.encoded[held_out if len(held_out) else np.flatnonzero(part == TRAIN)]
     made = build(fitted, prepared.encoding, identity, classes=matrix.classes, metrics=figures, rows=rows)
+    files = {**made.files, "definitions": matrix.feature_set.to_json()}
     shared = {name: run.parameters[name] for name in ("early_stopping", "imbalance", "seed", "split")}
     record = ModelVersion(
         id=new_id("model", registry.clock.now()), model=model, target=run.target, label=label, task=matrix.task,
         version=identity.version, made_at=run.made_at, run=run.id, dataset=run.dataset, feature_set=run.feature_set,
         parents=parents, algorithm=rule.algorithm, parameters={**shared, **run.parameters["xgboost"]},
         metrics=figures, serving=registry.blobs.put(made.serving),
-        files={role: registry.blobs.put(data) for role, data in made.files.items()}, note=run.note,
+        files={role: registry.blobs.put(data) for role, data in files.items()}, note=run.note,
     )  # fmt: skip
     return record, dict(made.onnx)
 

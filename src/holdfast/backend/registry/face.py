@@ -17,7 +17,7 @@ from holdfast.backend.registry.hashes import sha256_of
 from holdfast.backend.store.files import write_whole
 from holdfast.core.learn.names import distinct_stems, escape
 
-__all__ = ["MANIFEST", "Edit", "Face", "read_manifest", "stem_key"]
+__all__ = ["MANIFEST", "Edit", "Face", "definitions_file", "read_manifest", "stem_key"]
 
 MANIFEST = "manifest.json"
 _FORMAT = "holdfast-models/1"
@@ -104,6 +104,11 @@ def stem_key(target: str, label: str, task: str) -> tuple[str, str]:
     return (target, label if task == "multilabel" else target)
 
 
+def definitions_file(digest: str) -> str:
+    """The file of feature definitions by their hash; models of the same features share it."""
+    return f"feature_definitions_{digest[:12]}.json"
+
+
 def _write(path: Path, data: bytes) -> None:
     write_whole(path, lambda scratch: scratch.write_bytes(data))
 
@@ -118,6 +123,7 @@ def _entry(version: ModelVersion, stem: str) -> dict[str, Any]:
         "weights": f"feature_weights_{stem}.yaml",
         "shap": f"shap_explainer_{stem}.pkl",
         "onnx": f"{stem}.onnx",
+        "definitions": definitions_file(version.files.get("definitions", "")),
     }
     return {
         "id": version.id,
