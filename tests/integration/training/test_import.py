@@ -11,8 +11,7 @@ import pytest
 import holdfast
 from holdfast.errors import IntegrityError
 from holdfast.frontend.client import Project
-
-from ..serving_project import write_period
+from tests.integration.serving_project import write_period
 
 CONFIG = """
 project: 餐厅

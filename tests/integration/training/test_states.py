@@ -7,8 +7,8 @@ import pytest
 
 import holdfast
 from holdfast.frontend.client import Project
+from tests.integration.serving_project import write_period
 
-from ..serving_project import write_period
 from .world import World, make_settings
 
 CONFIG = """

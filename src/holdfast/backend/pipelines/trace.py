@@ -107,7 +107,7 @@ class _Tracer:
     def model(self, identifier: str) -> Node:
         def make() -> Node:
             model = self._lineage.sources.model(identifier)
-            facts = {
+            facts: dict[str, Any] = {
                 "model": model.model,
                 "version": model.version,
                 "made_at": isoformat(model.made_at),
@@ -124,7 +124,7 @@ class _Tracer:
         def make() -> Node:
             run = self._lineage.run(model.run)
             if not run.matrix:
-                facts = {"at": isoformat(run.made_at), **run.parameters}
+                facts: dict[str, Any] = {"at": isoformat(run.made_at), **run.parameters}
                 return Node("import", run.id, facts, (self._feature_set(model.feature_set),))
             facts = {
                 "target": run.target,
