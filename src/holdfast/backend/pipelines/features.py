@@ -135,7 +135,7 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
     end = Period.parse(dataset.period, settings.timezone).end
     asked = ask(schema, current, name, target, default_cutoff=end)
     parts, late = split_rows(settings, asked.entities, asked.cutoffs, asked.labels, asked.label_known)
-    return _Question(name, target, dataset, schema, tables, asked, parts, late)
+    return _Question(name, target, dataset, schema, tables, asked, parts, int(late.sum()))
 
 
 def _synthesise(question: _Question, features: Features, settings: Settings) -> SynthesisResult:

@@ -52,14 +52,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What all labels of a run share. `encoded` float64 [n, features]; `inputs` the same as the booster takes it."""
+    """What all labels of a run share. `late` bool [n]: known too late to be used. `encoded` float64 [n, features]; `inputs` the same as the booster takes it."""
 
     run: Run
     settings: Settings
     data_version: str
     matrix: Matrix
     parts: npt.NDArray[np.int8]
-    late: int
+    late: npt.NDArray[np.bool_]
     encoding: Encoding
     encoded: npt.NDArray[np.float64]
     inputs: npt.NDArray[np.float32]
@@ -263,11 +263,12 @@ def _measure(
         score: bootstrap(score, truth[test], outputs[test], seed=seed, rounds=_BOOTSTRAP_ROUNDS)
         for score in (_INTERVALS.get(matrix.task, ("roc_auc", "pr_auc")) if test.any() else ())
     }
+    late = int((prepared.late & ~np.isnan(truth)).sum())
     figures["rows"] = {
         **{name: int((part == code).sum()) for name, code in _PARTS.items()},
         "no_label": int(np.isnan(truth).sum()),
-        "label_known_too_late": prepared.late,
-        "after_the_last_bound": int(((part == UNUSED) & ~np.isnan(truth)).sum()) - prepared.late,
+        "label_known_too_late": late,
+        "after_the_last_bound": int(((part == UNUSED) & ~np.isnan(truth)).sum()) - late,
         **{reason: int(count) for reason, count in (matrix.dropped or {}).items()},
     }
     figures["fit"] = {
