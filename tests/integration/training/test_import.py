@@ -1,7 +1,10 @@
 """Models of one project in another: they answer the same there, and nothing looks for what stayed behind."""
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast.errors import IntegrityError
+from holdfast.errors import IntegrityError, NotFoundError
 from holdfast.frontend.client import Project
 from tests.integration.serving_project import write_period
 
@@ -143,3 +146,59 @@ def test_the_algorithm_is_that_of_the_package(copied: Path, other: Project) -> N
     made = other.import_models(copied, trust=True)
     assert {version.algorithm for version in made} == {"xgboost"}
     assert other.models.load("grade")["algorithm"] == "xgboost"
+
+
+def cli(project: Project, *arguments: str) -> str:
+    command = [sys.executable, "-m", "holdfast", "-C", str(project.root)]
+    done = subprocess.run(
+        [*command[:3], *arguments, *command[3:]], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    return done.stdout
+
+
+def test_a_changed_package_is_seen_by_a_scan(copied: Path, other: Project) -> None:
+    other.import_models(copied, trust=True)
+    folder = other.root / "data" / "model"
+    assert {finding.state for finding in other.scan_models()} == {"ok"}
+    assert {finding.state for finding in other.scan_models(copied)} == {"ok"}
+    package = folder / "multilabel_model_高.pkl"
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    (folder / "grade.onnx").unlink()
+    (folder / "multilabel_model_Low%2F9.pkl").write_bytes(b"who knows")
+    # A manifest that was made to agree changes nothing: here the registry says what should be.
+    manifest = folder / "manifest.json"
+    old = other.models.get("风险/高").package
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace(old, hashlib.sha256(package.read_bytes()).hexdigest()),
+        encoding="utf-8",
+    )
+    wrong = {f["file"]: f["state"] for f in json.loads(cli(other, "models", "scan", "--json")) if f["state"] != "ok"}
+    assert wrong == {
+        "multilabel_model_高.pkl": "changed",
+        "grade.onnx": "missing",
+        "multilabel_model_Low%2F9.pkl": "unknown",
+    }
+    text = cli(other, "models", "scan")
+    assert "by its name it is of 'Low/9'" in text
+    assert "1 changed" in text
+    with pytest.raises(NotFoundError, match="no folder"):
+        other.scan_models(other.root / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"format": "holdfast-models/1", "models": {"m": {"files": {"../../holdfast.yaml": {}}}}}']
+)
+def test_a_manifest_that_somebody_wrote_does_no_harm(copied: Path, other: Project, text: str) -> None:
+    other.import_models(copied, trust=True)
+    (other.root / "data" / "model" / "manifest.json").write_text(text, encoding="utf-8")
+    (copied / "manifest.json").write_text(text, encoding="utf-8")
+    assert {finding.state for finding in other.scan_models(copied)} == {"ok"}
+    other.models.sync()
+    assert (other.root / "holdfast.yaml").is_file()
+    assert {finding.state for finding in other.scan_models()} == {"ok"}
+
+
+def test_tags_are_shown(copied: Path, other: Project) -> None:
+    other.import_models(copied, trust=True)
+    other.models.tag("grade", "v1.0", "批准")
+    assert "tags: 批准" in cli(other, "models", "show", "grade")

@@ -52,7 +52,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What all labels of a run share. `late` bool [n]: known too late to be used. `encoded` float64 [n, features]; `inputs` the same as the booster takes it."""
+    """What all labels of a run share.
+
+    `late` bool [n]: labels known too late to be used. `encoded` float64 [n, features]; `inputs` the same as the booster
+    takes it.
+    """
 
     run: Run
     settings: Settings

@@ -21,7 +21,8 @@ from holdfast.backend.store import Store
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import of_estimator
-from holdfast.errors import HoldfastError, InputError, IntegrityError
+from holdfast.core.learn.names import unescape
+from holdfast.errors import HoldfastError, InputError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
     from holdfast.backend.features import Features
@@ -37,7 +38,7 @@ class Finding:
     """What a look at one file found.
 
     `state`: ok (the recorded content), unknown (nothing is recorded of it), changed (it is another content), missing
-    (the manifest names it), or unfit (this Holdfast cannot use it). `detail` says what and why.
+    (it should be there), or unfit (this Holdfast cannot use it). `detail` says what and why.
     """
 
     file: str
@@ -46,21 +47,36 @@ class Finding:
     detail: str
 
 
-def scan(registry: Registry, folder: Path) -> list[Finding]:
-    """Look at every package in a folder, without opening any: hashes, the manifest, what is recorded here."""
-    manifest = read_manifest(folder)["models"]
+def scan(registry: Registry, folder: Path | None = None) -> list[Finding]:
+    """Look at every file of models in a folder, without opening any; by default data/model.
+
+    There the registry says what should be; in another folder its manifest does, and the hashes recorded here.
+    NotFoundError when there is no such folder.
+    """
+    folder = folder or registry.layout.models
+    own = folder.resolve() == registry.layout.models.resolve()
+    if not folder.is_dir() and not own:
+        raise NotFoundError(f"there is no folder {folder}", where={"folder": str(folder)})
     known = _recorded(registry.store)
-    findings = []
-    for model, entry in sorted(manifest.items()):
+    expected = registry.shown() if own else read_manifest(folder)["models"]
+    named: dict[str, Finding] = {}
+    for model, entry in sorted(expected.items()):
         for name, file in sorted(entry["files"].items()):
-            findings.append(_look(folder / name, model, entry, file["sha256"]))
-    named = {finding.file for finding in findings}
+            named.setdefault(name, _look(folder / name, model, entry, file))
+    findings = list(named.values())
     for path in _packages(folder):
         if path.name not in named:
             model = known.get(sha256_of(path.read_bytes()))
-            detail = "recorded here" if model else "no manifest names it and nothing is recorded of it"
-            findings.append(Finding(path.name, model or "", "ok" if model else "unknown", detail))
+            findings.append(Finding(path.name, model or "", "ok" if model else "unknown", _stranger(path, model)))
     return findings
+
+
+def _stranger(path: Path, model: str | None) -> str:
+    if model:
+        return "recorded here"
+    said = unescape(path.stem.partition("_model_")[2])
+    named = f"; by its name it is of {said!r}" if said else ""
+    return f"it is not among the models here, and nothing is recorded of it{named}"
 
 
 def open_file(registry: Registry, path: Path, *, trust: bool = False) -> dict[str, Any]:
@@ -242,12 +258,13 @@ def _current(registry: Registry, model: str) -> str | None:
     return next((version.id for version in registry.current() if version.model == model), None)
 
 
-def _look(path: Path, model: str, entry: dict[str, Any], expected: str) -> Finding:
+def _look(path: Path, model: str, entry: dict[str, Any], file: dict[str, str]) -> Finding:
     if not path.is_file():
-        return Finding(path.name, model, "missing", "the manifest names it, but it is not there")
+        return Finding(path.name, model, "missing", f"the {file['role']} of {entry['version']} is not there")
     found = sha256_of(path.read_bytes())
-    if found != expected:
-        return Finding(path.name, model, "changed", f"its SHA-256 is {found}, the manifest says {expected}")
+    if found != file["sha256"]:
+        detail = f"its SHA-256 is {found}, recorded is {file['sha256']}"
+        return Finding(path.name, model, "changed", detail)
     if entry["task"] not in _TASKS or entry["algorithm"] != _ALGORITHM:
         return Finding(path.name, model, "unfit", f"task {entry['task']!r} by {entry['algorithm']!r} is not known here")
     return Finding(path.name, model, "ok", entry["version"])

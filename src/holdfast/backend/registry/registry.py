@@ -13,7 +13,7 @@ from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry import tables
 from holdfast.backend.registry.artifacts import rename_bundle
 from holdfast.backend.registry.bundle import load_bundle
-from holdfast.backend.registry.face import Edit, Face, stem_key
+from holdfast.backend.registry.face import Edit, Face, entries, stem_key
 from holdfast.backend.registry.package import dump_package, dump_weights, open_package, read_weights
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
@@ -332,6 +332,12 @@ class Registry:
                 where={"folder": str(self.layout.models)},
                 hint="Mend the folder; the next command that opens the project writes it again.",
             ) from error
+
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """What data/model should hold, by model: version, task, algorithm and `files` (name → role, sha256)."""
+        with self.store.read() as connection:
+            firsts = list(_firsts(connection).values())
+        return entries(self.current(), firsts)
 
     def _adopt(self, edit: Edit) -> ModelVersion | None:
         old = edit.version
