@@ -90,7 +90,7 @@ class World:
 
     @property
     def features(self) -> Features:
-        return Features(self.store, self.clock, self.registry.layout)
+        return Features(self.store, self.blobs, self.clock, self.registry.layout)
 
     @property
     def models(self) -> Path:
