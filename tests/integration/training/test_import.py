@@ -165,6 +165,7 @@ def test_a_changed_package_is_seen_by_a_scan(copied: Path, other: Project) -> No
     package.write_bytes(package.read_bytes()[:-1] + b"x")
     (folder / "grade.onnx").unlink()
     (folder / "multilabel_model_Low%2F9.pkl").write_bytes(b"who knows")
+    (folder / "multilabel_model_%FF.pkl").write_bytes(b"no label has that name")
     # A manifest that was made to agree changes nothing: here the registry says what should be.
     manifest = folder / "manifest.json"
     old = other.models.get("风险/高").package
@@ -177,6 +178,7 @@ def test_a_changed_package_is_seen_by_a_scan(copied: Path, other: Project) -> No
         "multilabel_model_高.pkl": "changed",
         "grade.onnx": "missing",
         "multilabel_model_Low%2F9.pkl": "unknown",
+        "multilabel_model_%FF.pkl": "unknown",
     }
     text = cli(other, "models", "scan")
     assert "by its name it is of 'Low/9'" in text

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.backend.store.files import safe_name, write_whole
+from holdfast.backend.store.files import write_whole
+from holdfast.core.names import escape
 
 __all__ = ["MANIFEST", "face_is", "write_face"]
 
@@ -30,7 +31,7 @@ def write_face(folder: Path, version: str, number: str, tables: Mapping[str, pa.
     (folder / MANIFEST).unlink(missing_ok=True)
     files = {}
     for name, rows in tables.items():
-        path = folder / f"{safe_name(name)}.parquet"
+        path = folder / f"{escape(name)}.parquet"
         write_whole(path, partial(pq.write_table, rows, compression="zstd"))
         with path.open("rb") as written:
             files[path.name] = hashlib.file_digest(written, "sha256").hexdigest()

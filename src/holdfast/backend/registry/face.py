@@ -15,7 +15,7 @@ from holdfast.backend.ports import Blobs
 from holdfast.backend.records import ModelVersion
 from holdfast.backend.registry.hashes import sha256_of
 from holdfast.backend.store.files import write_whole
-from holdfast.core.learn.names import distinct_stems, escape
+from holdfast.core.names import distinct_stems, escape
 
 __all__ = ["MANIFEST", "Edit", "Face", "definitions_file", "entries", "read_manifest", "stem_key"]
 

@@ -21,7 +21,7 @@ from holdfast.backend.store import Store
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import of_estimator
-from holdfast.core.learn.names import unescape
+from holdfast.core.names import unescape
 from holdfast.errors import HoldfastError, InputError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:

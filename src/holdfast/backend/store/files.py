@@ -1,13 +1,10 @@
-"""Files that are there whole or not at all, and names that every file system takes."""
+"""Files that are there whole or not at all."""
 
 import os
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["place", "safe_name", "write_whole"]
-
-_UNSAFE = set('/\\:*?"<>|%')
+__all__ = ["place", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -31,9 +28,3 @@ def place(scratch: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def safe_name(name: str) -> str:
-    """A name as a file name: what some system forbids is percent-encoded (`urllib.parse.unquote` undoes it)."""
-    safe = "".join(urllib.parse.quote(c, safe="") if c in _UNSAFE or ord(c) < 32 else c for c in name)
-    return f"%2E{safe[1:]}" if safe.startswith(".") else safe

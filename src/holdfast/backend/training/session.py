@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from holdfast.backend.records import Run
 from holdfast.backend.registry.registry import Registry
 from holdfast.backend.store.locks import file_lock
-from holdfast.core.learn.names import escape
+from holdfast.core.names import escape
 from holdfast.errors import LockedError
 
 __all__ = ["end_interrupted", "model_locks", "training_session"]
