@@ -60,7 +60,7 @@ def trained(session: Session, results: Sequence[Any]) -> None:
     for result in results:
         if result.repeated:
             session.say(
-                f"{result.run.target} was trained on this data already: nothing was done (--force trains again)"
+                f"{result.run.target} was trained like this before: those models are current (--force trains again)"
             )
     targets = dict.fromkeys(result.run.target for result in results)
     session.say(*(f"next: holdfast deploy {name}" for name in targets))
