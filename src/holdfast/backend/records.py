@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "FOREIGN",
     "DatasetVersion",
     "Deployment",
     "FeatureSetRecord",
@@ -18,6 +19,10 @@ __all__ = [
     "Run",
     "new_id",
 ]
+
+
+FOREIGN = "foreign:"
+"""What ids begin with that another project gave: nothing here can be found by them."""
 
 
 def new_id(kind: str, now: int) -> str:
@@ -121,6 +126,7 @@ class Run:
     """One training of one target: parameters, metrics per label and part. `state`: running, done, failed.
 
     `fingerprint` is equal for runs that would train the same models: same matrix, split, labels and parameters.
+    A run without a matrix took over packages; its parameters are the folder and the SHA-256 of each.
     """
 
     id: str
@@ -145,7 +151,8 @@ class ModelVersion:
 
     `model` is `<target>/<label>`, or `<target>` for tasks with one label. `version` is `vMAJOR.MINOR` (major: another
     algorithm; minor: other parameters or data). `serving` is the blob of the serving bundle, `files` the blobs of what
-    lies in data/model: package (joblib), weights (YAML), onnx and shap where they could be made.
+    lies in data/model: package (joblib), weights (YAML), definitions (of its features, JSON), onnx and shap where they
+    could be made. What was imported has `foreign:` dataset and parents.
     """
 
     id: str

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.backend.pipelines.trace import Node
     from holdfast.backend.pipelines.train import Trained
     from holdfast.backend.records import Deployment, ModelVersion
+    from holdfast.backend.registry.intake import Finding
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.questions import Question
     from holdfast.backend.serving.service import Service
@@ -198,7 +199,16 @@ class Project:
         from holdfast.backend.registry.intake import import_folder
 
         with self._verb("import", str(folder)):
-            return import_folder(self.models, Path(folder), trust=trust)
+            return import_folder(self.models, self.features, Path(folder), trust=trust)
+
+    def scan_models(self, folder: str | Path | None = None) -> "list[Finding]":
+        """Look at the files of a folder of models (by default data/model) without opening any.
+
+        Each is ok, changed, missing, unknown here, or unfit. NotFoundError when there is no such folder.
+        """
+        from holdfast.backend.registry.intake import scan
+
+        return scan(self.models, None if folder is None else Path(folder))
 
     def deploy(
         self, target: str | None = None, *, versions: Mapping[str, str] | None = None, note: str = ""

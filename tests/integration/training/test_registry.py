@@ -205,10 +205,10 @@ def test_a_copied_folder_is_imported_elsewhere_when_trusted(world: World, tmp_pa
     folder = copied(world, tmp_path / "copy")
     other = World.at(tmp_path / "other")
     with pytest.raises(UntrustedError) as caught:
-        import_folder(other.registry, folder)
+        import_folder(other.registry, other.features, folder)
     assert "--trust" in str(caught.value)
     assert other.snapshot() == ({}, {})
-    made = import_folder(other.registry, folder, trust=True)
+    made = import_folder(other.registry, other.features, folder, trust=True)
     assert versions(other) == versions(world)
     for version in made:
         ours = load_bundle(other.blobs.path(version.serving), version.serving)
@@ -219,7 +219,7 @@ def test_a_copied_folder_is_imported_elsewhere_when_trusted(world: World, tmp_pa
         assert (ours.engine, ours.threshold, ours.names) == (theirs.engine, theirs.threshold, theirs.names)
         assert version.package == original.package
         assert version.metrics["test"] == original.metrics["test"]
-    assert import_folder(other.registry, folder) == []  # known by now
+    assert import_folder(other.registry, other.features, folder) == []  # known by now
     assert other.registry.load(MODEL)["category"] == "高风险"
     other.store.close()
 
@@ -228,7 +228,7 @@ def test_an_import_over_an_existing_model_is_its_next_version(world: World, tmp_
     folder = copied(world, tmp_path / "copy")
     other = World.at(tmp_path / "other")
     other.train(settings=make_settings(seed=9))
-    import_folder(other.registry, folder, trust=True)
+    import_folder(other.registry, other.features, folder, trust=True)
     assert versions(other) == {MODEL: "v1.1", "risk/Low/Risk": "v1.1"}
     assert other.registry.load(MODEL)["version"] == "v1.1"
     other.store.close()
@@ -260,7 +260,7 @@ def test_unfit_packages_are_refused_with_file_and_field(world: World, tmp_path: 
     damage(folder / PACKAGE)
     other = World.at(tmp_path / "other")
     with pytest.raises(IntegrityError, match=word) as caught:
-        import_folder(other.registry, folder, trust=True)
+        import_folder(other.registry, other.features, folder, trust=True)
     assert caught.value.where["file"] == str(folder / PACKAGE)
     assert other.snapshot() == ({}, {})  # the sound package beside it was not taken either
     other.store.close()
@@ -275,7 +275,7 @@ def test_a_file_that_its_manifest_disowns_is_refused_even_when_trusted(world: Wo
     with pytest.raises(IntegrityError, match="cannot be read"):
         open_file(world.registry, folder / "absent.pkl")
     with pytest.raises(InputError, match="no package"):
-        import_folder(world.registry, tmp_path / "nothing")
+        import_folder(world.registry, world.features, tmp_path / "nothing")
 
 
 def test_a_hostile_pickle_is_never_run_without_trust(world: World, tmp_path: Path) -> None:
@@ -288,5 +288,5 @@ def test_a_hostile_pickle_is_never_run_without_trust(world: World, tmp_path: Pat
     joblib.dump(Evil(), folder / "multilabel_model_x.pkl")
     assert [finding.state for finding in scan(world.registry, folder)] == ["unknown"]
     with pytest.raises(UntrustedError):
-        import_folder(world.registry, folder)
+        import_folder(world.registry, world.features, folder)
     assert not (tmp_path / "ran").exists()

@@ -37,6 +37,7 @@ def test_a_run_trains_registers_and_shows_every_label(world: World) -> None:
     assert {m.version for m in done.models} == {"v1.0"}
     assert sorted(p.name for p in world.models.iterdir()) == sorted([
         "manifest.json",
+        f"feature_definitions_{make_matrix().feature_set.hash[:12]}.json",
         *(f"{name}{label}{end}" for label in ("高风险", "Low%2FRisk") for name, end in (
             ("multilabel_model_", ".pkl"), ("feature_weights_", ".yaml"), ("shap_explainer_", ".pkl"), ("", ".onnx"))),
     ])  # fmt: skip
@@ -284,6 +285,22 @@ def test_engine_booster_where_the_kernel_is_not_proven(world: World) -> None:
     plain = ServedModel(pack({**meta, "engine": "booster"}, kept))
     plain.verify()
     np.testing.assert_array_equal(plain.predict(served.golden_rows), served.predict(served.golden_rows))
+
+
+def test_rows_are_counted_of_each_label_on_its_own(world: World) -> None:
+    settings = make_settings()
+    bounds = {"by": "time", "train": "< 1970-01-01T00:00:00.000300Z", "validate_": "< 1970-01-01T00:00:00.000400Z",
+              "test": "< 1970-01-01T00:00:00.000480Z"}  # fmt: skip
+    settings = settings.model_copy(update={"split": settings.split.model_copy(update=bounds)})
+    matrix = make_matrix()
+    matrix.label_known[100:150] = 450  # after the end of training
+    matrix.labels["高风险"][100:140] = np.nan
+    done = world.train(matrix, settings)
+    one, other = (done.run.metrics[label]["rows"] for label in ("高风险", "Low/Risk"))
+    assert (one["label_known_too_late"], one["no_label"], one["after_the_last_bound"]) == (10, 50, 20)
+    assert (other["label_known_too_late"], other["no_label"], other["after_the_last_bound"]) == (50, 0, 20)
+    for rows in (one, other):
+        assert sum(rows.values()) - rows["asked twice"] == 500
 
 
 def test_split_by_group_keeps_entities_apart(world: World) -> None:

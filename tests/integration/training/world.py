@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from holdfast.backend.adapters.localfs import LocalBlobs
-from holdfast.backend.features import Matrix
+from holdfast.backend.features import Features, Matrix
 from holdfast.backend.pipelines.train import Trained, train
 from holdfast.backend.records import MatrixRecord
 from holdfast.backend.registry.registry import Registry
@@ -87,6 +87,10 @@ class World:
         store.upgrade()
         blobs, clock = LocalBlobs(layout.private / "blobs"), FakeClock(start)
         return World(root, clock, store, blobs, Registry(store, blobs, clock, layout))
+
+    @property
+    def features(self) -> Features:
+        return Features(self.store, self.blobs, self.clock, self.registry.layout)
 
     @property
     def models(self) -> Path:

@@ -49,8 +49,7 @@ def assert_equal(booster: xgboost.Booster, forest: Forest, rows: np.ndarray) -> 
     assert ours.tobytes() == np.asarray(margins, np.float32).reshape(ours.shape).tobytes()
     outputs = np.asarray(booster.inplace_predict(rows.astype(np.float32)), np.float64)
     np.testing.assert_array_equal(forest.predict(rows), outputs)
-    one = forest.predict_one(rows[0])
-    np.testing.assert_array_equal(one, outputs[0])
+    np.testing.assert_array_equal(forest.predict(rows[:1])[0], outputs[0])
 
 
 @pytest.mark.parametrize("name", list(BOOSTERS))

@@ -78,7 +78,7 @@ def test_labels_known_after_the_end_of_their_part_are_dropped_and_counted() -> N
     part = split("time", SHARES, cutoffs, bounds=(10, 20, 30), seed=0)
     kept, late = drop_late_labels(part, known, (10, 20, 30))
     assert kept.tolist() == [TRAIN, UNUSED, VALIDATE, UNUSED, UNUSED]
-    assert late == 3
+    assert late.tolist() == [False, True, False, True, True]
 
 
 def test_time_bounds_of_one_instant_leave_everything_to_training() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.backend.store.files import safe_name, sha256_of_file, write_whole
+from holdfast.backend.store.files import sha256_of_file, write_whole
+from holdfast.core.names import escape
 
 __all__ = ["MANIFEST", "face_is", "write_face"]
 
@@ -29,7 +30,7 @@ def write_face(folder: Path, version: str, number: str, tables: Mapping[str, pa.
     (folder / MANIFEST).unlink(missing_ok=True)
     files = {}
     for name, rows in tables.items():
-        path = folder / f"{safe_name(name)}.parquet"
+        path = folder / f"{escape(name)}.parquet"
         write_whole(path, partial(pq.write_table, rows, compression="zstd"))
         files[path.name] = sha256_of_file(path)
     manifest = json.dumps({"id": version, "version": number, "files": files}, ensure_ascii=False, indent=1)

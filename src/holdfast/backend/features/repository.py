@@ -20,10 +20,11 @@ from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
-from holdfast.backend.store.files import safe_name, sha256_of, sha256_of_file, write_whole
+from holdfast.backend.store.files import sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import UNKNOWN, Encoding
 from holdfast.core.features.frame import Categories
+from holdfast.core.names import escape
 from holdfast.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Features:
     ) -> None:
         """Write the files that docs/design/features.md names; the manifest of their hashes last."""
         frame, labels = tables
-        stem = f"feature_matrix_{safe_name(record.period)}"
+        stem = f"feature_matrix_{escape(record.period)}"
         definitions = _definitions(matrix.feature_set, encoding)
         database = {
             "matrix": frame,

@@ -14,13 +14,13 @@ from holdfast.backend.features import Asked, Features, Matrix, ask, context_colu
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
-from holdfast.backend.store.files import safe_name
 from holdfast.core.features.definitions import FeatureSet, Kind
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
 from holdfast.core.features.world import World
 from holdfast.core.learn.split import TRAIN
+from holdfast.core.names import escape
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
 from holdfast.core.timeline import Period
 from holdfast.errors import ConfigError, NotFoundError
@@ -120,7 +120,7 @@ def build_matrix(
     )  # fmt: skip
     report(3, 4, "writing the matrix")
     # The first target of the project has the folder itself, so that the usual project has the usual paths.
-    folder: str | None = "" if name == next(iter(settings.targets)) else safe_name(name)
+    folder: str | None = "" if name == next(iter(settings.targets)) else escape(name)
     if question.dataset.id != datasets.get().id:
         folder = None
     record = features.save_matrix(matrix, Encoding.fit(frame, question.parts == TRAIN), folder)
@@ -137,7 +137,7 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
     end = Period.parse(dataset.period, settings.timezone).end
     asked = ask(schema, current, name, target, default_cutoff=end)
     parts, late = split_rows(settings, asked.entities, asked.cutoffs, asked.labels, asked.label_known)
-    return _Question(name, target, dataset, schema, tables, asked, parts, late)
+    return _Question(name, target, dataset, schema, tables, asked, parts, int(late.sum()))
 
 
 def _synthesise(question: _Question, features: Features, settings: Settings) -> SynthesisResult:

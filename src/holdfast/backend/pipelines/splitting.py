@@ -21,8 +21,8 @@ def split_rows(
     cutoffs: npt.NDArray[np.int64],
     labels: Mapping[str, npt.NDArray[np.float64]],
     label_known: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int8], int]:
-    """The part of each row (int8 [n]; see `core.learn.split`), and how many labels were known too late to be used."""
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
+    """The part of each row (int8 [n]; see `core.learn.split`), and whose labels were known too late to be used."""
     rule = settings.split
     bounds = _bounds(settings)
     part = split(
@@ -35,7 +35,7 @@ def split_rows(
         groups=np.asarray(entities.dictionary_encode().indices, np.int64) if rule.by == "group" else None,
     )
     if rule.by != "time":
-        return part, 0
+        return part, np.zeros(len(part), np.bool_)
     return drop_late_labels(part, label_known, bounds or time_bounds(cutoffs, rule.parts))
 
 

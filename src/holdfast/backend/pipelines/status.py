@@ -5,7 +5,7 @@ from typing import Any
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.deployment.deployments import Deployments
 from holdfast.backend.features import Features
-from holdfast.backend.records import ModelVersion
+from holdfast.backend.records import FOREIGN, ModelVersion
 from holdfast.backend.registry.registry import Registry
 from holdfast.backend.settings import Settings
 from holdfast.core.timeline import isoformat
@@ -28,7 +28,7 @@ def status(
         targets[name] = {
             "matrix": None if matrix is None else {"rows": matrix.rows, "period": matrix.period, "path": matrix.path},
             "models": {version.label: _model(version) for version in current},
-            "data_version": datasets.get(current[0].dataset).version if current and current[0].dataset else None,
+            "data_version": _data_version(datasets, current[0]) if current else None,
             "deployment": None
             if deployed is None
             else {
@@ -53,6 +53,12 @@ def status(
         "training": [run.target for run in registry.runs(state="running")],
         "next": _next(data is not None, targets),
     }
+
+
+def _data_version(datasets: Datasets, version: ModelVersion) -> str:
+    """The name of the data version a model was trained on; one of another project stays marked."""
+    foreign = version.dataset.startswith(FOREIGN)
+    return version.dataset if foreign else datasets.get(version.dataset).version
 
 
 def _model(version: ModelVersion) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord, ModelVersion, RawFile, Run
+from holdfast.backend.records import FOREIGN, DatasetVersion, FeatureSetRecord, MatrixRecord, ModelVersion, RawFile, Run
 from holdfast.backend.serving.loader import Sources
 from holdfast.backend.serving.log import Logged, read_prediction
 from holdfast.backend.serving.predictor import deployment_of
@@ -107,13 +107,15 @@ class _Tracer:
     def model(self, identifier: str) -> Node:
         def make() -> Node:
             model = self._lineage.sources.model(identifier)
-            facts = {
+            facts: dict[str, Any] = {
                 "model": model.model,
                 "version": model.version,
                 "made_at": isoformat(model.made_at),
                 "package_sha256": model.package,
                 "serving_sha256": model.serving,
             }
+            if model.dataset.startswith(FOREIGN):
+                facts |= {"trained_on": model.dataset, "made_from": list(model.parents)}
             return Node("model", model.id, facts, (self._run(model),))
 
         return self._once("model", identifier, make)
@@ -121,6 +123,9 @@ class _Tracer:
     def _run(self, model: ModelVersion) -> Node:
         def make() -> Node:
             run = self._lineage.run(model.run)
+            if not run.matrix:
+                facts: dict[str, Any] = {"at": isoformat(run.made_at), **run.parameters}
+                return Node("import", run.id, facts, (self._feature_set(model.feature_set),))
             facts = {
                 "target": run.target,
                 "began": isoformat(run.made_at),

@@ -21,7 +21,7 @@ from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry.artifacts import Identity, build
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.settings import Settings
-from holdfast.backend.training import training_session
+from holdfast.backend.training import model_locks, training_session
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.learn.fit import Fitted, Recipe, fit, output_of
@@ -36,6 +36,8 @@ Progress = Callable[[int, int, str], None]
 _PARTS = {"train": TRAIN, "validate": VALIDATE, "test": TEST}
 _INTERVALS = {"regression": ("mae", "r2"), "multiclass": ()}
 _BOOTSTRAP_ROUNDS = 300
+_PACKING = 0.95
+"""The share of a label's progress at which its rounds are done, however many they were."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -50,14 +52,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What all labels of a run share. `encoded` float64 [n, features]; `inputs` the same as the booster takes it."""
+    """What all labels of a run share.
+
+    `late` bool [n]: labels known too late to be used. `encoded` float64 [n, features]; `inputs` the same as the booster
+    takes it.
+    """
 
     run: Run
     settings: Settings
     data_version: str
     matrix: Matrix
     parts: npt.NDArray[np.int8]
-    late: int
+    late: npt.NDArray[np.bool_]
     encoding: Encoding
     encoded: npt.NDArray[np.float64]
     inputs: npt.NDArray[np.float32]
@@ -79,7 +85,8 @@ def train(
     """Split, fit each label, measure, and register all models of the run in one transaction.
 
     `labels` chooses among the matrix's labels (default: all). `datasets` is where the matrix's dataset version becomes
-    `trained`; None for a matrix that comes from none. When an equal run is done already it is returned, unless `force`.
+    `trained` once every label of every target is; None for a matrix that comes from none. When an equal run is done
+    already its versions become current again, unless `force`.
     `progress(done, total, message)` counts labels in thousandths. LockedError while one of the models is being trained;
     whatever fails, models, pointers and data/model stay as they were.
     """
@@ -87,10 +94,13 @@ def train(
     registry.sync()
     fingerprint = _fingerprint(matrix, settings, target, chosen)
     done = None if force else registry.find_run(fingerprint)
-    if done is not None:
-        return Trained(done, tuple(registry.of_run(done.id)), repeated=True)
-    now = registry.clock.now()
     models = {label: model_name(target, label, matrix.task) for label in chosen}
+    mark = partial(_mark, registry, datasets, settings, dataset=matrix.record.dataset, models=tuple(models.values()))
+    if done is not None and (versions := _made_before(registry, done, set(models.values()))):
+        with model_locks(registry, tuple(models.values())):
+            registry.make_current(versions, why="trained before", also=partial(mark, run=done.id))
+        return Trained(done, versions, repeated=True)
+    now = registry.clock.now()
     run = Run(
         id=new_id("run", now), target=target, made_at=now, ended_at=None, state="running",
         dataset=matrix.record.dataset, feature_set=matrix.record.feature_set, matrix=matrix.record.id,
@@ -108,15 +118,46 @@ def train(
             made.append(one)
             metrics[label] = figures
         ended = replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics)
-        also = partial(_mark_trained, datasets, matrix.record.dataset) if datasets is not None else None
-        registry.register(made, run=ended, expect={m: before.get(m) for m in models.values()}, also=also)
+        expect = {m: before.get(m) for m in models.values()}
+        registry.register(made, run=ended, expect=expect, also=partial(mark, run=run.id))
     if progress is not None:
         progress(1000 * len(chosen), 1000 * len(chosen), f"{len(made)} models registered")
     return Trained(ended, tuple(made))
 
 
-def _mark_trained(datasets: Datasets, version: str, connection: sa.Connection) -> None:
-    datasets.set_state(connection, version, "trained")
+def _made_before(registry: Registry, run: Run, models: set[str]) -> tuple[ModelVersion, ...]:
+    """What a run made of `models`: of each the current version if it is one of them, else the newest.
+
+    Nothing when one of them has no version left that may become current.
+    """
+    current, archived = {version.id for version in registry.current(run.target)}, registry.archived()
+    found: dict[str, ModelVersion] = {}
+    versions = [version for version in registry.of_run(run.id) if version.id not in archived]
+    for version in sorted(versions, key=lambda version: (version.id in current, version.made_at, version.id)):
+        found[version.model] = version
+    return tuple(found[model] for model in sorted(found)) if set(found) == models else ()
+
+
+def _mark(
+    registry: Registry,
+    datasets: Datasets | None,
+    settings: Settings,
+    connection: sa.Connection,
+    *,
+    dataset: str,
+    models: Sequence[str],
+    run: str,
+) -> None:
+    """Note what was trained; the dataset version is trained when every label of every target is."""
+    if datasets is None:
+        return
+    wanted = {
+        model_name(name, label, "multilabel" if rule.labels else "")
+        for name, rule in settings.targets.items()
+        for label in rule.labels or (name,)
+    }
+    if wanted <= registry.note_trained(connection, dataset, run, models):
+        datasets.set_state(connection, dataset, "trained")
 
 
 def _chosen(matrix: Matrix, labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -164,11 +205,11 @@ def _train_one(
     try:
         fitted = fit(
             matrix.task, prepared.inputs, truth, part, recipe, classes=len(matrix.classes), threads=_threads(),
-            progress=lambda rounds, loss: report(rounds / (rounds + 100), f"round {rounds}, loss {loss:.4f}"),
+            progress=lambda n, loss: report(_PACKING * n / (n + 100), f"round {n}, loss {loss:.4f}"),
         )  # fmt: skip
     except HoldfastError as error:
         raise type(error)(error.message, where={"label": label, **error.where}, hint=error.hint) from error
-    report(0.95, "measuring and packing")
+    report(_PACKING, "measuring and packing")
     figures = _measure(fitted, prepared, truth, part, recipe.seed)
     record, onnx = _pack(registry, prepared, label, previous, (fitted, part, figures))
     return replace(record, metrics={**figures, "onnx": onnx}), {
@@ -198,13 +239,14 @@ def _pack(
     held_out = np.flatnonzero((part == VALIDATE) | (part == TEST))
     rows = prepared.encoded[held_out if len(held_out) else np.flatnonzero(part == TRAIN)]
     made = build(fitted, prepared.encoding, identity, classes=matrix.classes, metrics=figures, rows=rows)
+    files = {**made.files, "definitions": matrix.feature_set.to_json()}
     shared = {name: run.parameters[name] for name in ("early_stopping", "imbalance", "seed", "split")}
     record = ModelVersion(
         id=new_id("model", registry.clock.now()), model=model, target=run.target, label=label, task=matrix.task,
         version=identity.version, made_at=run.made_at, run=run.id, dataset=run.dataset, feature_set=run.feature_set,
         parents=parents, algorithm=rule.algorithm, parameters={**shared, **run.parameters["xgboost"]},
         metrics=figures, serving=registry.blobs.put(made.serving),
-        files={role: registry.blobs.put(data) for role, data in made.files.items()}, note=run.note,
+        files={role: registry.blobs.put(data) for role, data in files.items()}, note=run.note,
     )  # fmt: skip
     return record, dict(made.onnx)
 
@@ -225,11 +267,12 @@ def _measure(
         score: bootstrap(score, truth[test], outputs[test], seed=seed, rounds=_BOOTSTRAP_ROUNDS)
         for score in (_INTERVALS.get(matrix.task, ("roc_auc", "pr_auc")) if test.any() else ())
     }
+    late = int((prepared.late & ~np.isnan(truth)).sum())
     figures["rows"] = {
         **{name: int((part == code).sum()) for name, code in _PARTS.items()},
         "no_label": int(np.isnan(truth).sum()),
-        "label_known_too_late": prepared.late,
-        "after_the_last_bound": int(((part == UNUSED) & ~np.isnan(truth)).sum()) - prepared.late,
+        "label_known_too_late": late,
+        "after_the_last_bound": int(((part == UNUSED) & ~np.isnan(truth)).sum()) - late,
         **{reason: int(count) for reason, count in (matrix.dropped or {}).items()},
     }
     figures["fit"] = {

@@ -13,11 +13,10 @@ from typing import Any
 
 from holdfast.backend.ports import Blobs
 from holdfast.backend.records import ModelVersion
-from holdfast.backend.registry.hashes import sha256_of
-from holdfast.backend.store.files import write_whole
-from holdfast.core.learn.names import distinct_stems, escape
+from holdfast.backend.store.files import sha256_of, write_whole
+from holdfast.core.names import distinct_stems, escape
 
-__all__ = ["MANIFEST", "Edit", "Face", "read_manifest", "stem_key"]
+__all__ = ["MANIFEST", "Edit", "Face", "definitions_file", "entries", "read_manifest", "stem_key"]
 
 MANIFEST = "manifest.json"
 _FORMAT = "holdfast-models/1"
@@ -48,8 +47,7 @@ class Face:
         files are not touched. Whoever calls holds the lock of the folder.
         """
         shown = read_manifest(self.folder)["models"]
-        stems = distinct_stems(firsts)
-        wanted = {v.model: _entry(v, stems[stem_key(v.target, v.label, v.task)]) for v in current}
+        wanted = entries(current, firsts)
         stale = [m for m, entry in wanted.items() if not self._shows(shown.get(m), entry)]
         gone = [m for m in shown if m not in wanted]
         if not stale and not gone:
@@ -99,9 +97,20 @@ class Face:
         return entry == wanted and all((self.folder / name).is_file() for name in wanted["files"])
 
 
+def entries(current: Sequence[ModelVersion], firsts: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """What the manifest of a folder says that shows `current`, by model; `firsts` as for `Face.refresh`."""
+    stems = distinct_stems(firsts)
+    return {v.model: _entry(v, stems[stem_key(v.target, v.label, v.task)]) for v in current}
+
+
 def stem_key(target: str, label: str, task: str) -> tuple[str, str]:
     """What a model's files are named after: its label, or its target where that has one label only."""
     return (target, label if task == "multilabel" else target)
+
+
+def definitions_file(digest: str) -> str:
+    """The file of feature definitions by their hash; models of the same features share it."""
+    return f"feature_definitions_{digest[:12]}.json"
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -118,6 +127,7 @@ def _entry(version: ModelVersion, stem: str) -> dict[str, Any]:
         "weights": f"feature_weights_{stem}.yaml",
         "shap": f"shap_explainer_{stem}.pkl",
         "onnx": f"{stem}.onnx",
+        "definitions": definitions_file(version.files.get("definitions", "")),
     }
     return {
         "id": version.id,
@@ -139,5 +149,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
         manifest = None
-    sound = isinstance(manifest, dict) and isinstance(manifest.get("models"), dict)
-    return manifest if sound and manifest.get("format") == _FORMAT else {"format": _FORMAT, "models": {}}
+    sound = isinstance(manifest, dict) and manifest.get("format") == _FORMAT
+    models = manifest.get("models") if sound and manifest else None
+    if not isinstance(models, dict) or not all(_sound(entry) for entry in models.values()):
+        return {"format": _FORMAT, "models": {}}
+    return {"format": _FORMAT, "models": models}
+
+
+def _sound(entry: object) -> bool:
+    """Whether an entry of a manifest, which anybody may have written, says what is used of it; names stay inside."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        return False
+    texts = [entry.get(name) for name in ("version", "task", "algorithm")]
+    for name, file in entry["files"].items():
+        if not isinstance(file, dict) or "/" in name or "\\" in name or name in ("", ".", ".."):
+            return False
+        texts += [file.get("role"), file.get("sha256")]
+    return all(isinstance(text, str) for text in texts)

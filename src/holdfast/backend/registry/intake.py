@@ -1,28 +1,35 @@
 """Folders of packages from elsewhere: look at them without opening, take them over."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from holdfast.backend.records import ModelVersion, Run, new_id
+from holdfast.backend.records import FOREIGN, ModelVersion, Run, new_id
 from holdfast.backend.registry import tables
 from holdfast.backend.registry.artifacts import Identity, build
-from holdfast.backend.registry.face import read_manifest
-from holdfast.backend.registry.hashes import sha256_of
+from holdfast.backend.registry.face import definitions_file, read_manifest
 from holdfast.backend.registry.package import open_package
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.store import Store
+from holdfast.backend.store.files import sha256_of
+from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import of_estimator
-from holdfast.errors import HoldfastError, InputError, IntegrityError
+from holdfast.core.names import unescape
+from holdfast.errors import HoldfastError, InputError, IntegrityError, NotFoundError
+
+if TYPE_CHECKING:
+    from holdfast.backend.features import Features
 
 __all__ = ["Finding", "import_folder", "open_file", "scan"]
 
+_ALGORITHM = "xgboost"
 _TASKS = ("multilabel", "binary", "multiclass", "regression")
 
 
@@ -31,7 +38,7 @@ class Finding:
     """What a look at one file found.
 
     `state`: ok (the recorded content), unknown (nothing is recorded of it), changed (it is another content), missing
-    (the manifest names it), or unfit (this Holdfast cannot use it). `detail` says what and why.
+    (it should be there), or unfit (this Holdfast cannot use it). `detail` says what and why.
     """
 
     file: str
@@ -40,21 +47,36 @@ class Finding:
     detail: str
 
 
-def scan(registry: Registry, folder: Path) -> list[Finding]:
-    """Look at every package in a folder, without opening any: hashes, the manifest, what is recorded here."""
-    manifest = read_manifest(folder)["models"]
+def scan(registry: Registry, folder: Path | None = None) -> list[Finding]:
+    """Look at every file of models in a folder, without opening any; by default data/model.
+
+    There the registry says what should be; in another folder its manifest does, and the hashes recorded here.
+    NotFoundError when there is no such folder.
+    """
+    folder = folder or registry.layout.models
+    own = folder.resolve() == registry.layout.models.resolve()
+    if not folder.is_dir() and not own:
+        raise NotFoundError(f"there is no folder {folder}", where={"folder": str(folder)})
     known = _recorded(registry.store)
-    findings = []
-    for model, entry in sorted(manifest.items()):
+    expected = registry.shown() if own else read_manifest(folder)["models"]
+    named: dict[str, Finding] = {}
+    for model, entry in sorted(expected.items()):
         for name, file in sorted(entry["files"].items()):
-            findings.append(_look(folder / name, model, entry, file["sha256"]))
-    named = {finding.file for finding in findings}
+            named.setdefault(name, _look(folder / name, model, entry, file))
+    findings = list(named.values())
     for path in _packages(folder):
         if path.name not in named:
             model = known.get(sha256_of(path.read_bytes()))
-            detail = "recorded here" if model else "no manifest names it and nothing is recorded of it"
-            findings.append(Finding(path.name, model or "", "ok" if model else "unknown", detail))
+            findings.append(Finding(path.name, model or "", "ok" if model else "unknown", _stranger(path, model)))
     return findings
+
+
+def _stranger(path: Path, model: str | None) -> str:
+    if model:
+        return "recorded here"
+    said = unescape(path.stem.partition("_model_")[2])
+    named = f"; by its name it is of {said!r}" if said else ""
+    return f"it is not among the models here, and nothing is recorded of it{named}"
 
 
 def open_file(registry: Registry, path: Path, *, trust: bool = False) -> dict[str, Any]:
@@ -75,11 +97,12 @@ def open_file(registry: Registry, path: Path, *, trust: bool = False) -> dict[st
     return open_package(path, sha256=expected, trust=trust)
 
 
-def import_folder(registry: Registry, folder: Path, *, trust: bool = False) -> list[ModelVersion]:
-    """Register every package of a folder made by another Holdfast; all of them or none. Returns the new versions.
+def import_folder(registry: Registry, features: "Features", folder: Path, *, trust: bool = False) -> list[ModelVersion]:
+    """Register every package of a folder made by another Holdfast, with its feature definitions; all of them or none.
 
-    Packages recorded here already are left out. UntrustedError unless `trust`: opening a pickle runs its code.
-    InputError when there is no package; IntegrityError naming file and field when one is damaged, incomplete or unfit.
+    Returns the new versions; packages recorded here already are left out. UntrustedError unless `trust`: opening a
+    pickle runs its code. InputError when there is no package; IntegrityError naming file and field when one is damaged,
+    incomplete or unfit, or when its definitions are not beside it.
     """
     paths = _packages(folder)
     if not paths:
@@ -91,8 +114,16 @@ def import_folder(registry: Registry, folder: Path, *, trust: bool = False) -> l
     if not packages:
         return []
     now = registry.clock.now()
-    run = Run(new_id("run", now), "(import)", now, now, "done", "", "", "", {"folder": folder.name}, {}, {}, "imported")
-    versions = [_version(registry, run, path, package) for path, package in packages]
+    about = {
+        "folder": str(folder.resolve()),
+        "packages": {path.name: sha256_of(path.read_bytes()) for path, _ in packages},
+    }
+    run = Run(new_id("run", now), "(import)", now, now, "done", "", "", "", about, {}, {}, "imported")
+    sets = {package["feature_set"]: _definitions(path, package) for path, package in packages}
+    versions = [_version(registry, run, path, package, sets[package["feature_set"]]) for path, package in packages]
+    for number, version in enumerate(versions):
+        record = features.save_set(version.target, sets[version.feature_set], version.dataset)
+        versions[number] = replace(version, feature_set=record.id)
     expect = {version.model: _current(registry, version.model) for version in versions}
     registry.start_run(replace(run, state="running", ended_at=None))
     try:
@@ -103,20 +134,46 @@ def import_folder(registry: Registry, folder: Path, *, trust: bool = False) -> l
     return versions
 
 
-def _version(registry: Registry, run: Run, path: Path, package: dict[str, Any]) -> ModelVersion:
+def _definitions(path: Path, package: dict[str, Any]) -> FeatureSet:
+    """The feature set of a package, from the file beside it that has the hash the package names."""
+    digest = package["feature_set"]
+    file = path.with_name(definitions_file(digest))
+    where = {"file": str(file)}
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise IntegrityError(
+            f"the feature definitions of {path.name} cannot be read: {error}", where=where,
+            hint="Copy the whole folder data/model of the other project.",
+        ) from error  # fmt: skip
+    if (found := sha256_of(data)) != digest:
+        raise IntegrityError(f"the feature definitions were changed: SHA-256 is {found}, not {digest}", where=where)
+    try:
+        feature_set = FeatureSet.from_dict(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"the feature definitions cannot be read: {error!r}", where=where) from error
+    if feature_set.hash != digest or list(feature_set.names) != package["feature_names"]:
+        raise IntegrityError(f"the feature definitions are not those of {path.name}", where=where)
+    return feature_set
+
+
+def _version(
+    registry: Registry, run: Run, path: Path, package: dict[str, Any], feature_set: FeatureSet
+) -> ModelVersion:
     where = {"file": str(path)}
     encoding, target, classes = _signature(package, where)
     task, label = package["task"], package["category"]
     estimator = package["model"]
-    if task not in _TASKS or not hasattr(estimator, "get_booster"):
+    algorithm = package["algorithm"]
+    if task not in _TASKS or algorithm != _ALGORITHM or not hasattr(estimator, "get_booster"):
         raise IntegrityError(
-            f"this Holdfast cannot serve a {type(estimator).__name__} for task {task!r}",
+            f"this Holdfast cannot serve a {type(estimator).__name__} by {algorithm!r} for task {task!r}",
             where={**where, "field": "model"},
         )
     model = model_name(target, label, task)
     version = package["version"]
     if any(known.version == version for known in registry.versions(model)):
-        version = registry.next_version(model, "xgboost")
+        version = registry.next_version(model, algorithm)
     rows = _made_up_rows(encoding)
     try:
         fitted = of_estimator(estimator, task, package["threshold"], rows.astype(np.float32))
@@ -136,13 +193,14 @@ def _version(registry: Registry, run: Run, path: Path, package: dict[str, Any]) 
         note=package["note"],
     )
     made = build(fitted, encoding, identity, classes=classes, metrics=package["metrics"], rows=rows)
-    files = dict(made.files)
+    files = {**made.files, "definitions": feature_set.to_json()}
     if version == package["version"]:
         files["package"] = path.read_bytes()
     return ModelVersion(
         id=new_id("model", run.made_at), model=model, target=target, label=label, task=task, version=version,
-        made_at=run.made_at, run=run.id, dataset=package["data_version"], feature_set=package["feature_set"],
-        parents=identity.parents, algorithm="xgboost", parameters={}, metrics=package["metrics"],
+        made_at=run.made_at, run=run.id, dataset=FOREIGN + package["data_version"],
+        feature_set=package["feature_set"], parents=tuple(FOREIGN + parent for parent in identity.parents),
+        algorithm=algorithm, parameters={}, metrics=package["metrics"],
         serving=registry.blobs.put(made.serving),
         files={role: registry.blobs.put(data) for role, data in files.items()}, note=package["note"],
     )  # fmt: skip
@@ -170,7 +228,11 @@ def _made_up_rows(encoding: Encoding) -> npt.NDArray[np.float64]:
         [float(len(spec.categories)) if spec.kind == "category" else spec.maximum or 0.0 for spec in encoding.specs]
     )
     rows: npt.NDArray[np.float64] = low + (high - low) * rng.random((256, len(low)))
-    rows[rng.random(rows.shape) < 0.1] = np.nan
+    whole = np.array([spec.kind != "number" for spec in encoding.specs])
+    rows[:, whole] = np.rint(rows[:, whole])
+    # Only what training kept as missing can be missing here.
+    missing = np.array([spec.missing == "keep" for spec in encoding.specs])
+    rows[missing & (rng.random(rows.shape) < 0.1)] = np.nan
     return rows
 
 
@@ -196,12 +258,13 @@ def _current(registry: Registry, model: str) -> str | None:
     return next((version.id for version in registry.current() if version.model == model), None)
 
 
-def _look(path: Path, model: str, entry: dict[str, Any], expected: str) -> Finding:
+def _look(path: Path, model: str, entry: dict[str, Any], file: dict[str, str]) -> Finding:
     if not path.is_file():
-        return Finding(path.name, model, "missing", "the manifest names it, but it is not there")
+        return Finding(path.name, model, "missing", f"the {file['role']} of {entry['version']} is not there")
     found = sha256_of(path.read_bytes())
-    if found != expected:
-        return Finding(path.name, model, "changed", f"its SHA-256 is {found}, the manifest says {expected}")
-    if entry["task"] not in _TASKS or entry["algorithm"] != "xgboost":
+    if found != file["sha256"]:
+        detail = f"its SHA-256 is {found}, recorded is {file['sha256']}"
+        return Finding(path.name, model, "changed", detail)
+    if entry["task"] not in _TASKS or entry["algorithm"] != _ALGORITHM:
         return Finding(path.name, model, "unfit", f"task {entry['task']!r} by {entry['algorithm']!r} is not known here")
     return Finding(path.name, model, "ok", entry["version"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from holdfast.backend.registry.hashes import sha256_of
+from holdfast.backend.store.files import sha256_of
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import Fitted
 from holdfast.core.learn.importance import cross_weights, feature_importance
@@ -34,6 +34,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "feature_stats": dict,
     "version": str,
     "task": str,
+    "algorithm": str,
     "threshold": (float, type(None)),
     "metrics": dict,
     "trained_at": str,
@@ -64,6 +65,7 @@ def describe(fitted: Fitted, encoding: Encoding, target: str, classes: Sequence[
         "categorical_categories": encoding.categorical_categories,
         "feature_stats": {spec.name: _stats(spec) for spec in encoding.specs},
         "task": fitted.task,
+        "algorithm": type(fitted.estimator).__module__.partition(".")[0],
         "threshold": fitted.threshold,
         "signature": {
             "input": "float64 [rows, features], columns as in feature_names; NaN where missing; categories as codes",

@@ -13,7 +13,7 @@ from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry import tables
 from holdfast.backend.registry.artifacts import rename_bundle
 from holdfast.backend.registry.bundle import load_bundle
-from holdfast.backend.registry.face import Edit, Face, stem_key
+from holdfast.backend.registry.face import Edit, Face, entries, stem_key
 from holdfast.backend.registry.package import dump_package, dump_weights, open_package, read_weights
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
@@ -128,6 +128,33 @@ class Registry:
             if also is not None:
                 also(connection)
         self.refresh()
+
+    def make_current(self, versions: Sequence[ModelVersion], *, why: str, also: Also | None = None) -> None:
+        """Point at versions that are registered, all in one transaction with `also`. The folder data/model follows."""
+        with self.store.write() as connection:
+            pointers = Pointers(connection)
+            for version in versions:
+                if pointers.get(f"model:{version.model}") != version.id:
+                    pointers.move(f"model:{version.model}", version.id, at=self.clock.now(), why=why)
+            if also is not None:
+                also(connection)
+        self.refresh()
+
+    def note_trained(self, connection: sa.Connection, dataset: str, run: str, models: Sequence[str]) -> frozenset[str]:
+        """Note in somebody's transaction that `run` trained `models` on a dataset version, or on equal matrices of it.
+
+        Returns all models whose current version comes from the run noted for this dataset version.
+        """
+        pointers = Pointers(connection)
+        for model in models:
+            if pointers.get(_trained(dataset, model)) != run:
+                pointers.move(_trained(dataset, model), run, at=self.clock.now(), why="training")
+        noted, currents = pointers.all(_trained(dataset, "")), pointers.all("model:")
+        table = tables.model_versions
+        query = sa.select(table.c.model, table.c.run).where(table.c.id.in_(currents.values()))
+        return frozenset(
+            model for model, made_by in connection.execute(query) if noted.get(_trained(dataset, model)) == made_by
+        )
 
     def next_version(self, model: str, algorithm: str) -> str:
         """The next free version: a new major where the algorithm changes, else a new minor; v1.0 at first."""
@@ -306,6 +333,12 @@ class Registry:
                 hint="Mend the folder; the next command that opens the project writes it again.",
             ) from error
 
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """What data/model should hold, by model: version, task, algorithm and `files` (name → role, sha256)."""
+        with self.store.read() as connection:
+            firsts = list(_firsts(connection).values())
+        return entries(self.current(), firsts)
+
     def _adopt(self, edit: Edit) -> ModelVersion | None:
         old = edit.version
         package = open_package(self.blobs.path(old.package), sha256=old.package)
@@ -341,6 +374,10 @@ class Registry:
 
 def _tag(model: str, tag: str) -> str:
     return f"model-tag:{model}:{tag}"
+
+
+def _trained(dataset: str, model: str) -> str:
+    return f"trained:{dataset}:{model}"
 
 
 def _firsts(connection: sa.Connection) -> dict[str, tuple[str, str]]:

@@ -1,15 +1,12 @@
-"""Files that are there whole or not at all, their hashes, and names that every file system takes."""
+"""Files that are there whole or not at all, and their hashes."""
 
 import hashlib
 import os
 import secrets
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["place", "safe_name", "sha256_of", "sha256_of_file", "write_whole"]
-
-_UNSAFE = set('/\\:*?"<>|%')
+__all__ = ["place", "sha256_of", "sha256_of_file", "write_whole"]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -47,9 +44,3 @@ def sha256_of_file(path: Path) -> str:
     """The lower-case hex SHA-256 of a file's content, read in pieces. OSError when it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def safe_name(name: str) -> str:
-    """A name as a file name: what some system forbids is percent-encoded (`urllib.parse.unquote` undoes it)."""
-    safe = "".join(urllib.parse.quote(c, safe="") if c in _UNSAFE or ord(c) < 32 else c for c in name)
-    return f"%2E{safe[1:]}" if safe.startswith(".") else safe

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from holdfast.backend.records import Run
 from holdfast.backend.registry.registry import Registry
 from holdfast.backend.store.locks import file_lock
-from holdfast.core.learn.names import escape
+from holdfast.core.names import escape
 from holdfast.errors import LockedError
 
-__all__ = ["end_interrupted", "training_session"]
+__all__ = ["end_interrupted", "model_locks", "training_session"]
 
 
 @contextmanager
@@ -24,9 +24,7 @@ def training_session(registry: Registry, run: Run, models: Sequence[str]) -> Ite
     LockedError at once, saying who since when, if any of them is being trained. When the block raises, the run is
     recorded as failed with the error and everything current is as it was. The block ends the run itself (register).
     """
-    with ExitStack() as held:
-        for model in sorted(set(models)):  # one order for all, so that two trainings never wait for each other
-            held.enter_context(_lock(registry, model))
+    with model_locks(registry, models):
         end_interrupted(registry)
         registry.start_run(run)
         try:
@@ -37,14 +35,21 @@ def training_session(registry: Registry, run: Run, models: Sequence[str]) -> Ite
             raise
 
 
+@contextmanager
+def model_locks(registry: Registry, models: Sequence[str]) -> Iterator[None]:
+    """Hold the locks of `models`. LockedError at once, saying who since when, if any of them is being trained."""
+    with ExitStack() as held:
+        for model in sorted(set(models)):  # one order for all, so that two trainings never wait for each other
+            held.enter_context(_lock(registry, model))
+        yield
+
+
 def end_interrupted(registry: Registry) -> list[Run]:
     """Record as failed the running runs whose process is gone; returns them. For every start of the project."""
     ended = []
     for run in registry.runs(state="running"):
         try:
-            with ExitStack() as held:
-                for model in sorted(set(run.parameters.get("models", ()))):
-                    held.enter_context(_lock(registry, model))
+            with model_locks(registry, run.parameters.get("models", ())):
                 registry.fail_run(run.id, "interrupted: its process ended before the run did")
                 ended.append(run)
         except LockedError:

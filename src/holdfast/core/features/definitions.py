@@ -200,9 +200,12 @@ class FeatureSet:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 in hex of the canonical JSON: equal definitions have equal hashes."""
-        text = json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 in hex of `to_json`: equal definitions have equal hashes."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """The canonical JSON, UTF-8."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_dict`."""

@@ -73,11 +73,6 @@ class Forest:
         """Probabilities of the positive class or numbers [rows]; for softmax, probabilities [rows, classes]."""
         return link_outputs(self.margins(matrix), self.link)
 
-    def predict_one(self, row: npt.NDArray[np.float64]) -> float | npt.NDArray[np.float64]:
-        """`predict` of one row, float64 [features]: a number, or [classes]."""
-        outputs = self.predict(row.reshape(1, -1))
-        return float(outputs[0]) if outputs.ndim == 1 else outputs[0]
-
 
 def _within(values: npt.NDArray[Any], low: int, high: int) -> bool:
     return bool(((values >= low) & (values < high)).all())

@@ -73,14 +73,14 @@ def time_bounds(cutoffs: npt.NDArray[np.int64], parts: Sequence[float]) -> Bound
 
 def drop_late_labels(
     part: npt.NDArray[np.int8], label_known: npt.NDArray[np.int64], ends: Bounds
-) -> tuple[npt.NDArray[np.int8], int]:
-    """The parts without rows whose label was not known before the end of their part, and how many those are.
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
+    """The parts without rows whose label was not known before the end of their part, and which those are.
 
     On the last day of training nobody could have used them; the same holds for choosing rounds and a threshold.
     """
     # An end of NEVER is no end; a label that is never known (NEVER) is late even there.
     late = (part != UNUSED) & (label_known >= np.array([*ends, NEVER], np.int64)[part])
-    return np.where(late, np.int8(UNUSED), part), int(late.sum())
+    return np.where(late, np.int8(UNUSED), part), late
 
 
 def _stratified(

@@ -1,5 +1,6 @@
 """Commands about models: train them, look at their versions, deploy them, go back."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
     command(app)(deploy)
     command(app, "import")(import_models)
     models = typer.Typer(help="Model versions: look, compare, go back.", no_args_is_help=True)
-    for function, name in ((versions, "list"), (show, "show"), (compare, "compare"), (rollback, "rollback")):
+    for function, name in (
+        (versions, "list"), (show, "show"), (compare, "compare"), (rollback, "rollback"), (scan, "scan"),
+    ):  # fmt: skip
         command(models, name)(function)
     app.add_typer(models, name="models")
     deployments = typer.Typer(help="What answers, and what did; go back.", no_args_is_help=True)
@@ -57,7 +60,7 @@ def trained(session: Session, results: Sequence[Any]) -> None:
     for result in results:
         if result.repeated:
             session.say(
-                f"{result.run.target} was trained on this data already: nothing was done (--force trains again)"
+                f"{result.run.target} was trained like this before: those models are current (--force trains again)"
             )
     targets = dict.fromkeys(result.run.target for result in results)
     session.say(*(f"next: holdfast deploy {name}" for name in targets))
@@ -92,12 +95,15 @@ def show(
 ) -> None:
     """Show one model version: where it came from and how good it is."""
     found = session.project.models.get(model, version)
+    tags = [tag for tag, version in session.project.models.tags(found.model).items() if version == found.id]
 
     def human() -> None:
         session.say(
             f"{found.model} {found.version}  {when(found.made_at)}  {found.note}",
             f"id {found.id}, run {found.run}, data {found.dataset}, features {found.feature_set[:12]}",
         )
+        if tags:
+            session.say(f"tags: {cell(tags)}")
         parts = {name: found.metrics[name] for name in ("train", "validate", "test") if found.metrics.get(name)}
         names = list(dict.fromkeys(name for part in parts.values() for name, value in part.items() if _is_one(value)))
         session.table(("metric", *parts), [(name, *(part.get(name) for part in parts.values())) for name in names])
@@ -143,6 +149,26 @@ def rollback(
     """Make an earlier version of a model current. What is deployed stays; `deploy` moves it."""
     found = session.project.models.rollback(model, to, why=note)
     session.show(found, lambda: session.say(f"{found.model} {found.version} is current"))
+
+
+def scan(
+    session: Session,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="By default data/model.")] = None,
+) -> None:
+    """Look at the files of a folder of models, without opening any: ok, changed, missing, unknown or unfit."""
+    found = session.project.scan_models(folder)
+
+    def human() -> None:
+        session.table(("file", "model", "state", "detail"), [(f.file, f.model, f.state, f.detail) for f in found])
+        states = Counter(finding.state for finding in found)
+        session.say(", ".join(f"{count} {state}" for state, count in states.items()) or "there are no models")
+        if folder is None and states["changed"] + states["missing"]:
+            session.say(
+                "next: remove what was changed, and the next `holdfast train` writes what is recorded;"
+                " changed weights become a new version then"
+            )
+
+    session.show(found, human)
 
 
 def import_models(

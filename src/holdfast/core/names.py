@@ -1,4 +1,4 @@
-"""Labels as file names that every file system takes, and back.
+"""Names of any kind as file names that every file system takes, and back.
 
 Letters, digits and most signs of any script stay. `%XX` stands for a byte of the UTF-8 form of a character that some
 file system refuses or changes. A name that would be too long keeps its beginning and a digest: `beginning%~digest`;
@@ -35,11 +35,17 @@ def escape(label: str) -> str:
 
 
 def unescape(name: str) -> str | None:
-    """The label that `escape` made `name` of; None where only a digest is left of it (the file's content knows it)."""
+    """The label that `escape` made `name` of.
+
+    None where only a digest is left of it (the file's content knows it), or no label has that name.
+    """
     if "%~" in name:
         return None
     data = re.sub(rb"%([0-9A-F]{2})", lambda hit: bytes.fromhex(hit[1].decode()), name.encode("utf-8", "surrogatepass"))
-    return data.decode("utf-8", "surrogatepass")
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
 
 
 def distinct_stems(labels: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -2,11 +2,13 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from holdfast.core.learn.names import distinct_stems, escape, unescape
+from holdfast.backend.datasets.face import write_face
+from holdfast.core.names import distinct_stems, escape, unescape
 
 ANY = st.text(st.characters(), max_size=400)  # lone surrogates and NUL included
 
@@ -76,3 +78,9 @@ def test_file_system_keeps_escaped_surrogates() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, escape("\udcff")).touch()
         assert [unescape(path.name) for path in Path(folder).iterdir()] == ["\udcff"]
+
+
+def test_a_table_and_a_target_with_any_name_have_files(tmp_path: Path) -> None:
+    for name in ("nul", "长" * 200, "a.", "con.txt"):
+        write_face(tmp_path, "data_1", "v1.0", {name: pa.table({"x": [1]})})
+        assert [p.name for p in tmp_path.glob("*.parquet")] == [f"{escape(name)}.parquet"]
