@@ -85,7 +85,7 @@ def test_a_list_of_entities(service, tmp_path):
     source.write_text("shop_id,cutoff,type\n5,2024-03-15,投诉\n6,,\n", encoding="utf-8")
     report = predict_entities_file(service, "风险", read_file(source), output, file="店.csv")
     found = written(output)
-    assert (report.rows, report.data_version) == (2, service.live.stored().version)
+    assert (report.rows, report.data_version) == (2, service.live.stored(service.live.predictor("风险")).version)
     one = service.entities("score", _questions(5))["predictions"][0]
     assert one["cutoff"] == "2024-03-15T00:00:00Z"
     assert (
