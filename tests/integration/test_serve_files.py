@@ -80,6 +80,37 @@ def test_a_bad_row_leaves_nothing(service, rooms, tmp_path):
         predict_features_file(service, "风险", read_file(source), tmp_path / "out.xlsx", file="q.csv")
 
 
+@pytest.mark.parametrize("name", ["高风险", "Low Risk decision", "repairs", "prediction_id"])
+def test_a_column_called_as_a_result_is_refused_before_anything_is_predicted(service, rooms, tmp_path, name):
+    values, _ = features_of(rooms)
+    source, output = tmp_path / "q.csv", tmp_path / "out.csv"
+    with source.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*values, name])
+        writer.writeheader()
+        writer.writerow({**values, name: "mine"})
+    people = tmp_path / "e.csv"
+    people.write_text(f"shop_id,type,{name}\n5,投诉,mine\n", encoding="utf-8")
+    before = service.log.stats.written
+    for predict, asked in ((predict_features_file, source), (predict_entities_file, people)):
+        with pytest.raises(InputError) as caught:
+            predict(service, "风险", read_file(asked), output, file=asked.name)
+        assert caught.value.where == {"file": asked.name, "column": name}
+    assert not output.exists()
+    assert service.log.stats.written == before
+
+
+@pytest.mark.parametrize(("target", "results"), [("score", ["score"]), ("grade", ["grade 优", "grade decision"])])
+def test_results_of_every_task_are_guarded(service, tmp_path, target, results):
+    plain, output = tmp_path / "e.csv", tmp_path / "out.parquet"
+    plain.write_text("shop_id,type\n5,投诉\n", encoding="utf-8")
+    predict_entities_file(service, target, read_file(plain), output, file="e.csv")
+    assert set(results) <= set(pq.read_table(output).column_names)
+    for name in results:
+        plain.write_text(f"shop_id,type,{name}\n5,投诉,mine\n", encoding="utf-8")
+        with pytest.raises(InputError, match=name):
+            predict_entities_file(service, target, read_file(plain), output, file="e.csv")
+
+
 def test_a_list_of_entities(service, tmp_path):
     source, output = tmp_path / "店.csv", tmp_path / "out.parquet"
     source.write_text("shop_id,cutoff,type\n5,2024-03-15,投诉\n6,,\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from holdfast.backend.records import RawTable
+from holdfast.backend.serving.predictor import Predictor
 from holdfast.backend.serving.questions import Question, ask, entity_column
 from holdfast.backend.serving.service import Service
 from holdfast.backend.store.files import write_whole
@@ -45,11 +46,14 @@ def predict_features_file(
     """Predict every row of a table of features into `output` (.csv or .parquet).
 
     Columns that are no features (ids, names) are carried over. Every row is checked first, so that a bad one leaves
-    nothing behind; AlignmentError names file, row and column. `progress` gets the number of rows done.
+    nothing behind; AlignmentError names file, row and column. InputError when a column is called as a result will be.
+    `progress` gets the number of rows done.
     """
     _check_output(output)
     predictor = service.live.predictor(target)
     names = [name for name in source.table.column_names if name in set(predictor.encoding.names)]
+    carried = source.table.drop_columns(names)
+    _check_names(predictor, carried.column_names, file)
     chunks = _Chunks(source, names, file, predictor.encoding)
     for number, rows in chunks:
         with chunks.placed(number):
@@ -60,7 +64,6 @@ def predict_features_file(
         answers += reply["predictions"]
         service.log.flush()
         progress(len(answers))
-    carried = source.table.drop_columns(names)
     return _written(answers, carried, output, predictor.deployment, None)
 
 
@@ -76,12 +79,13 @@ def predict_entities_file(
     """Predict every entity of a list into `output` (.csv or .parquet).
 
     The list has the entity table's key (or `entity`), optionally `cutoff` (empty is now), and the context columns.
-    InputError names file, row and column.
+    InputError names file, row and column, also of a column that is called as a result will be.
     """
     _check_output(output)
     predictor = service.live.predictor(target)
     key = entity_column(predictor.feature_set)
     columns = source.table.column_names
+    _check_names(predictor, columns, file)
     name = key.name if key.name in columns else "entity"
     if name not in columns:
         raise InputError(
@@ -187,6 +191,33 @@ def _check_output(output: Path) -> None:
         raise FileError("predictions are written as .csv or .parquet", where={"file": str(output)})
 
 
+def _check_names(predictor: Predictor, carried: Sequence[str], file: str) -> None:
+    """Results must not take the place of what the caller sent, nor of each other."""
+    results = ["prediction_id", "repairs"]
+    for label, model in predictor.models.items():
+        results += _result_names(label, model.task, model.classes)
+    for name in carried:
+        if name in results:
+            raise InputError(
+                f"the file has a column {name!r}, and so will the predictions have",
+                where={"file": file, "column": name},
+                hint="Rename or drop that column.",
+            )
+    if twice := [name for number, name in enumerate(results) if name in results[:number]]:
+        raise InputError(
+            f"two columns of the predictions would be called {twice[0]!r}",
+            where={"target": predictor.target, "column": twice[0]},
+            hint="Rename the label in the project file and train again.",
+        )
+
+
+def _result_names(label: str, task: str, classes: Sequence[str]) -> list[str]:
+    if task == "regression":
+        return [label]
+    shown = [f"{label} {name}" for name in classes] if task == "multiclass" else [label]
+    return [*shown, f"{label} decision"]
+
+
 def _written(
     answers: list[dict[str, Any]], carried: pa.Table, output: Path, deployment: str, version: str | None
 ) -> BatchReport:
@@ -208,11 +239,13 @@ def _written(
 def _result_columns(label: str, results: list[dict[str, Any]]) -> dict[str, list[Any]]:
     if "value" in results[0]:
         return {label: [result["value"] for result in results]}
-    decision = {f"{label} decision": [result["decision"] for result in results]}
+    decision = [result["decision"] for result in results]
     if "probability" in results[0]:
-        return {label: [result["probability"] for result in results], **decision}
-    classes = results[0]["probabilities"]
-    return {f"{label} {name}": [result["probabilities"][name] for result in results] for name in classes} | decision
+        shown, task, classes = [[result["probability"] for result in results]], "binary", []
+    else:
+        task, classes = "multiclass", list(results[0]["probabilities"])
+        shown = [[result["probabilities"][name] for result in results] for name in classes]
+    return dict(zip(_result_names(label, task, classes), [*shown, decision], strict=True))
 
 
 def _write(table: pa.Table, output: Path) -> None:
