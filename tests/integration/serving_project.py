@@ -73,7 +73,7 @@ class Rooms:
         self.store = Store(self.layout.database_url)
         self.store.upgrade()
         self.datasets = Datasets(self.store, self.blobs, self.clock, self.layout)
-        self.features = Features(self.store, self.clock, self.layout)
+        self.features = Features(self.store, self.blobs, self.clock, self.layout)
         self.registry = Registry(self.store, self.blobs, self.clock, self.layout)
         self.deployments = Deployments(self.store, self.clock)
 

@@ -98,7 +98,10 @@ class FeatureSetRecord:
 
 @dataclass(frozen=True, slots=True)
 class MatrixRecord:
-    """A computed matrix: rows asked of one target, features of one set, over one dataset version."""
+    """A computed matrix: rows asked of one target, features of one set, over one dataset version.
+
+    `path`, relative to the project root, is the Parquet file under its hash; the newest is shown below `features/` too.
+    """
 
     id: str
     made_at: int

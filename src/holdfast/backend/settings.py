@@ -211,6 +211,11 @@ class Settings(_Model):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        folded: dict[str, str] = {}
+        for name in self.tables:
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                raise _PlacedError(("tables", name), f"tables {other!r} and {name!r} differ only in case")
         for name, table in self.tables.items():
             for column, parent in table.links.items():
                 _known_name(parent, self.tables, "table", ("tables", name, "links", column))

@@ -77,7 +77,7 @@ class Services:
         """Feature sets and matrices."""
         from holdfast.backend.features import Features
 
-        return Features(self.store, self.clock, self.layout)
+        return Features(self.store, self.blobs, self.clock, self.layout)
 
     @cached_property
     def registry(self) -> "Registry":

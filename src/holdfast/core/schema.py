@@ -91,11 +91,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """`child.column` holds the key of a row of `parent` (a table with a one-column key)."""
+    """`child.column` holds the key of a row of `parent` (a table with a one-column key).
+
+    `alone`: it is the only link between the two, so that naming the tables names it.
+    """
 
     child: str
     column: str
     parent: str
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class Table:
 
     `key` names the columns that identify a row; empty means that a row's content is its key and equal rows are
     numbered. `time` is the column that says when a row happened (DType.TIME); None for things without a moment.
+    `known` is the rule by which a row seen first is known (`timeline.Known.parse` reads it).
     """
 
     name: str
@@ -111,6 +116,7 @@ class Table:
     key: tuple[str, ...] = ()
     time: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
+    known: str = "delivery"
 
     def column(self, name: str) -> Column:
         """The column of that name, or NotFoundError."""
@@ -136,6 +142,7 @@ class Table:
             "key": list(self.key),
             "time": self.time,
             "links": dict(self.links),
+            "known": self.known,
         }
 
     @staticmethod
@@ -147,6 +154,7 @@ class Table:
             key=tuple(data["key"]),
             time=data["time"],
             links=dict(data["links"]),
+            known=data["known"],
         )
 
 
@@ -169,11 +177,17 @@ class Schema:
 
     def children(self, parent: str) -> list[Link]:
         """Links that point at `parent`, in the order of tables and their links."""
+        return [link for link in self._links() if link.parent == parent]
+
+    def parents(self, child: str) -> list[Link]:
+        """Links of `child`, in their order."""
+        return [link for link in self._links() if link.child == child]
+
+    def _links(self) -> list[Link]:
         return [
-            Link(table.name, column, target)
+            Link(table.name, column, parent, alone=list(table.links.values()).count(parent) == 1)
             for table in self.tables.values()
-            for column, target in table.links.items()
-            if target == parent
+            for column, parent in table.links.items()
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -93,11 +93,7 @@ def order(table: str, row: ROW) -> tuple[Any, ...]:
     schema = SCHEMA.table(table)
     names = schema.key or schema.names
     content = tuple((row[name] is not None, row[name] if row[name] is not None else 0) for name in names)
-    # Null categories come first, null numbers last; only numbers of items can be null beside equal content.
-    content = tuple(
-        (2, 0) if not there and schema.column(name).dtype.is_number else (int(there), v)
-        for name, (there, v) in zip(names, content, strict=True)
-    )
+    # Null categories and integers come first; other numbers can be null only beside an unequal key.
     return (row[schema.time] if schema.time else 0, *content)
 
 

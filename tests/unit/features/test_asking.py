@@ -1,5 +1,7 @@
 """Which rows a target asks, and their labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -127,6 +129,11 @@ def test_classes_are_sorted() -> None:
             "targets.t.label",
             "disabled|permission|read_csv",
         ),
+        ({"label": "t.分 > 50), (1"}, "targets.t", "one SQL expression"),
+        ({"label": "random() > 0.5"}, "targets.t.label", "'random' gives another answer each time"),
+        ({"label": "t.at < now()"}, "targets.t.label", "'now' gives another answer"),
+        ({"label": "t.at < current_timestamp"}, "targets.t.label", "'current_timestamp' gives another answer"),
+        ({"label": "Kind", "context": ["kind"]}, "targets.t.label", "is a context column too"),
         ({"label": "(select 1 from '/etc/passwd')"}, "targets.t.label", "passwd"),
     ],
 )
@@ -152,3 +159,17 @@ def test_a_table_that_cannot_name_its_rows_needs_a_key() -> None:
     ) as caught:
         asked(entity="visits", label="分")
     assert caught.value.where["key"] == "targets.t.from"
+
+
+def test_names_that_differ_only_in_case_are_refused() -> None:
+    columns = (*SCHEMA.tables["visits"].columns, C("KIND", T.CATEGORY))
+    twice = Schema({**SCHEMA.tables, "visits": replace(SCHEMA.tables["visits"], columns=columns)})
+    target = TargetSettings.model_validate({"from": "visits", "entity": "店", "cutoff": "at", "label": "分"})
+    tables = {**TABLES, "visits": VISITS.append_column("KIND", VISITS["kind"])}
+    with pytest.raises(ConfigError, match="'kind' of 'visits' and column 'KIND' of 'visits' differ only in case"):
+        ask(twice, tables, "t", target, default_cutoff=9 * DAY)
+
+
+def test_a_label_spelt_in_another_case_is_hidden_too() -> None:
+    target = TargetSettings.model_validate({"from": "店", "label": "CHURNED"})
+    assert label_columns(SCHEMA, target) == ("churned",)

@@ -35,14 +35,16 @@ def test_every_name_is_a_formula_that_reads_back(name: str) -> None:
 def test_names_read_like_featuretools() -> None:
     names = set(SETS["customers"].names)
     assert {
-        "COUNT(orders)", "MEAN(orders.total, 2d)", "COUNT(orders WHERE 渠道 = 网店)", "MAX(orders.SUM(items.数量))",
-        "MODE(orders.渠道)", "MONTH(cutoff)", "TIME_SINCE(since)", "context.渠道", "地区[region].等级",
+        "COUNT(orders[customer_id])", "MEAN(orders[customer_id].total, 2d)", "MODE(orders[payer].渠道)",
+        "COUNT(orders[payer] WHERE 渠道 = 网店)", "MAX(orders[payer].SUM(items.数量))", "MONTH(cutoff)",
+        "TIME_SINCE(since)",
+        "context.渠道", "地区.等级", "COUNT(orders[payer])",
     } <= names  # fmt: skip
 
 
 def test_descriptions_are_words() -> None:
-    feature = SETS["customers"].feature("MEAN(orders.total, 2d)")
-    assert feature.describe() == "mean of total of orders in the last 2d"
+    feature = SETS["customers"].feature("MEAN(orders[payer].total, 2d)")
+    assert feature.describe() == "mean of total of orders by payer in the last 2d"
 
 
 def test_a_name_that_is_none_is_said() -> None:
@@ -53,14 +55,19 @@ def test_a_name_that_is_none_is_said() -> None:
 @pytest.mark.parametrize(
     ("formula", "wrong"),
     [
-        ("MEAN(order.total)", "'order' is no child here; there are: orders"),
-        ("MEAM(orders.total)", "no primitive 'MEAM'"),
-        ("MEAN(orders.渠道)", "MEAN takes numbers, and '渠道' is category"),
-        ("MODE(orders.total)", "MODE takes categories"),
-        ("COUNT(orders.total)", "COUNT takes no column"),
-        ("SUM(orders)", "SUM takes a column"),
-        ("SUM(orders.totl)", "no column 'totl'"),
-        ("SUM(orders.total WHERE paid = maybe)", "'paid' is bool, and 'maybe' is no such value"),
+        ("MEAN(order.total)", r"'order' is no child here; there are: orders\[customer_id\], orders\[payer\]"),
+        ("COUNT(orders)", "'orders' has several links; name one of"),
+        ("PERCENT_TRUE(orders[payer].total)", "PERCENT_TRUE takes truth values"),
+        ("LAST(orders[payer].at)", "LAST takes numbers, truth values and categories"),
+        ("since", "would be a time"),
+        ("COUNT(orders[payer] WHERE at = 2024-01-01)", "'at' is a time"),
+        ("MEAM(orders[payer].total)", "no primitive 'MEAM'"),
+        ("MEAN(orders[payer].渠道)", "MEAN takes numbers, and '渠道' is category"),
+        ("MODE(orders[payer].total)", "MODE takes categories"),
+        ("COUNT(orders[payer].total)", "COUNT takes no column"),
+        ("SUM(orders[payer])", "SUM takes a column"),
+        ("SUM(orders[payer].totl)", "no column 'totl'"),
+        ("SUM(orders[payer].total WHERE paid = maybe)", "'paid' is bool, and 'maybe' is no such value"),
         ("YEAR(credit)", "YEAR takes a time"),
         ("nowhere.x", "'nowhere' is no parent here"),
     ],
@@ -71,14 +78,13 @@ def test_a_wrong_formula_says_which_part(formula: str, wrong: str) -> None:
 
 
 def test_the_limit_is_counted_and_spares_what_is_included() -> None:
-    made = synthesise(
-        SCHEMA, "customers", (), Options(depth=2, limit=10, include=("STD(orders.total)", "MODE(orders.渠道*"))
-    )
+    include = ("STD(orders[payer].total)", "MODE(orders[payer].渠道*")
+    made = synthesise(SCHEMA, "customers", (), Options(depth=2, limit=10, include=include))
     names = made.feature_set.names
     everything = synthesise(SCHEMA, "customers", (), Options(depth=2, limit=100_000))
     assert made.cut == len(everything.feature_set.features) - len(names)
-    assert "STD(orders.total)" in names
-    assert "MODE(orders.渠道)" in names
+    assert "STD(orders[payer].total)" in names
+    assert "MODE(orders[payer].渠道)" in names
     assert len(names) == 10
 
 
@@ -91,7 +97,7 @@ def test_what_is_excluded_appears_at_no_depth() -> None:
 
 
 def test_an_excluded_column_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(NotFoundError, match="no column 'totle'"):
+    with pytest.raises(ConfigError, match=r"'orders.totle' excludes nothing.*Did you mean 'orders.total'"):
         synthesise(SCHEMA, "customers", (), replace(OPTIONS, exclude=("orders.totle",)))
 
 
@@ -121,3 +127,22 @@ def test_an_alias_names_a_feature() -> None:
     feature = Feature(Kind.COLUMN, "customers", DType.FLOAT, column="credit", alias="信用")
     assert feature.name == "信用"
     assert Feature.from_dict(feature.to_dict()) == feature
+
+
+def test_a_bracket_in_a_pattern_stands_for_itself() -> None:
+    options = replace(OPTIONS, exclude=("COUNT(orders[payer]*)",), include=())
+    names = synthesise(SCHEMA, "customers", (), options).feature_set.names
+    assert not [name for name in names if name.startswith("COUNT(orders[payer]")]
+    assert "COUNT(orders[customer_id])" in names
+
+
+def test_an_excluded_table_is_not_looked_into() -> None:
+    feature_set = synthesise(SCHEMA, "customers", (), replace(OPTIONS, exclude=("orders",), include=())).feature_set
+    assert {f.link.child for feature in feature_set.features for f in feature.walk() if f.link} <= {"customers"}
+
+
+def test_hidden_columns_are_in_no_feature() -> None:
+    options = replace(OPTIONS, hidden=("orders.total", "customers.credit"), include=())
+    names = " ".join(synthesise(SCHEMA, "customers", (), options).feature_set.names)
+    assert "total" not in names
+    assert "credit" not in names

@@ -22,15 +22,16 @@ from .worlds import CUSTOMERS, ORDERS, SCHEMA, Generated, generated, moments
 CONTEXT = (Column("渠道", DType.CATEGORY), Column("budget", DType.FLOAT))
 OPTIONS = Options(
     depth=3,
-    windows=("all", "2d", "36h"),
+    windows=("all", "2d"),
     conditions={("orders", "渠道"): ("网店", "é")},
     limit=5000,
-    include=("MEAN(orders.total WHERE paid = true, 3d)", "MAX(orders.SUM(items.数量), 2d)", "地区.等级"),
+    include=("MEAN(orders[payer].total WHERE paid = true, 3d)", "MAX(orders[payer].SUM(items.数量), 2d)", "地区.等级"),
 )
 
 
 def feature_set(entity: str, *, include_cutoff: bool = False) -> FeatureSet:
-    include = OPTIONS.include if entity == "customers" else ("MODE(items.kind WHERE kind = é)", "customers.地区.等级")
+    others = ("MODE(items.kind WHERE 数量 = 1152921504606846977)", "customers[payer].地区.等级")
+    include = OPTIONS.include if entity == "customers" else others
     depth = 3 if entity == "customers" else 2
     options = replace(OPTIONS, depth=depth, include=include, include_cutoff=include_cutoff)
     return synthesise(SCHEMA, entity, CONTEXT, options).feature_set

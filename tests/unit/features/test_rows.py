@@ -1,12 +1,15 @@
 """Raw rows of a request."""
 
 import math
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.world import World
-from holdfast.core.timeline import parse_instant
+from holdfast.core.schema import Schema
+from holdfast.core.timeline import DAY, NEVER, parse_instant
 from holdfast.errors import InputError, NotFoundError
 
 from .worlds import SCHEMA
@@ -58,5 +61,22 @@ def test_an_unknown_table_is_named() -> None:
 
 def test_two_rows_of_one_key_are_refused() -> None:
     customer = {"id": 1, "region": None}
+    with pytest.raises(InputError, match="two rows have the key id = 1") as caught:
+        typed_rows(SCHEMA, {"customers": [customer, {"id": 2}, customer]})
+    assert caught.value.where == {"table": "customers", "row": 2}
+
+
+def test_two_stored_rows_of_one_key_at_once_are_refused() -> None:
+    table = typed_rows(SCHEMA, {"customers": [{"id": 1}]})["customers"]
     with pytest.raises(InputError, match="two rows with id = 1"):
-        World.build(SCHEMA, typed_rows(SCHEMA, {"customers": [customer, customer]})).states("customers")
+        World.build(SCHEMA, {"customers": pa.concat_tables([table, table])}).states("customers")
+
+
+def test_rows_are_known_as_their_table_says() -> None:
+    late = Schema({**SCHEMA.tables, "orders": replace(SCHEMA.tables["orders"], known="event + 3d")}, SCHEMA.timezone)
+    table = typed_rows(late, {"orders": [ORDER]})["orders"]
+    known = table["__known_from"].cast("int64").to_pylist()
+    assert known == [parse_instant("2024-01-01", "Asia/Shanghai") + 3 * DAY]
+    at = replace(SCHEMA.tables["customers"], known="since")
+    table = typed_rows(Schema({"customers": at}), {"customers": [{"id": 1, "since": "2024-01-02"}, {"id": 2}]})
+    assert table["customers"]["__known_from"].cast("int64").to_pylist() == [parse_instant("2024-01-02"), NEVER]

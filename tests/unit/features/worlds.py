@@ -21,11 +21,11 @@ SCHEMA = Schema(
         ),
         "orders": Table(
             "orders",
-            (C("no", T.TEXT), C("customer_id", T.INT), C("at", T.TIME), C("total", T.FLOAT), C("渠道", T.CATEGORY),
-             C("paid", T.BOOL)),
+            (C("no", T.TEXT), C("customer_id", T.INT), C("payer", T.INT), C("at", T.TIME), C("total", T.FLOAT),
+             C("渠道", T.CATEGORY), C("paid", T.BOOL)),
             ("no",),
             "at",
-            {"customer_id": "customers"},
+            {"customer_id": "customers", "payer": "customers"},
         ),
         "items": Table(
             "items",
@@ -37,7 +37,7 @@ SCHEMA = Schema(
     },
     "Asia/Shanghai",
 )  # fmt: skip
-CUSTOMERS, ORDERS, REGIONS = [1, 2, 3], ["甲", "乙", "c", "d"], ["东", "w"]
+CUSTOMERS, ORDERS, REGIONS = [1, 2**60, 2**60 + 1], ["甲", "乙", "c", "d"], ["东", "w"]
 WORDS = ["网店", "门店", "é", "z", None]
 ROW = dict[str, Any]
 
@@ -126,6 +126,7 @@ def generated(draw: st.DrawFn) -> Generated:
             ORDERS,
             {
                 "customer_id": st.sampled_from([*CUSTOMERS, 9]),
+                "payer": st.sampled_from([*CUSTOMERS, None]),
                 "total": numbers,
                 "渠道": words,
                 "paid": st.sampled_from([True, False, None]),
@@ -136,7 +137,7 @@ def generated(draw: st.DrawFn) -> Generated:
         {
             "order_no": st.sampled_from([*ORDERS, "lost", None]),
             "at": moments,
-            "数量": st.one_of(st.none(), st.integers(-3, 3)),
+            "数量": st.one_of(st.none(), st.sampled_from([-3, 0, 2, 2**60, 2**60 + 1])),
             "kind": words,
             "memo": words,
             "late": st.integers(0, 4),

@@ -52,8 +52,11 @@ def label_columns(schema: Schema, target: TargetSettings) -> tuple[str, ...]:
     if target.entity_table != target.from_:
         return ()
     text = " ".join((target.labels or {"": target.label or ""}).values())
+    # SQL does not tell cases apart.
     return tuple(
-        name for name in schema.table(target.from_).names if re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text)
+        name
+        for name in schema.table(target.from_).names
+        if re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text, re.IGNORECASE)
     )
 
 
@@ -65,8 +68,10 @@ def ask(
     `default_cutoff` serves a target without a cutoff column. ConfigError names the key whose SQL is wrong; InputError
     when no row has a label. Rows without entity, cutoff or any label are left out and counted.
     """
+    _check_spelling(schema, name)
     select = _selection(schema, name, target, default_cutoff)
     with _database(schema, tables) as database:
+        _check_labels(database, name, target)
         answer = _run(database, select, name, target)
     task, labels, classes = _labels(answer, name, target)
     cutoffs = instants_of(answer.column("__cutoff"), NULL_TIME)
@@ -130,6 +135,45 @@ def _selection(schema: Schema, name: str, target: TargetSettings, default_cutoff
     return select | {f"{_LABELS}{label}": f"({text})" for label, text in sql.items()}
 
 
+def _check_spelling(schema: Schema, name: str) -> None:
+    """SQL takes names that differ only in case for one: ConfigError rather than the other one's values."""
+    names = {f"table {table!r}": table for table in schema.tables}
+    for group in (names, *({f"column {c!r} of {t.name!r}": c for c in t.names} for t in schema.tables.values())):
+        seen: dict[str, str] = {}
+        for words, spelling in group.items():
+            other = seen.setdefault(spelling.casefold(), words)
+            if other != words:
+                raise ConfigError(
+                    f"{other} and {words} differ only in case, which SQL does not see",
+                    where={"key": f"targets.{name}"},
+                    hint="Rename one of them in the delivered files.",
+                )  # fmt: skip
+
+
+def _check_labels(database: duckdb.DuckDBPyConnection, name: str, target: TargetSettings) -> None:
+    """A label is one expression, gives the same answer every time, and is no context column."""
+    unsteady = database.sql(
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    ).to_arrow_table()
+    names = [value for value in unsteady.column(0).to_pylist() if value and re.fullmatch(r"\w+", value)]
+    calls = re.compile(rf"\b({'|'.join(map(re.escape, names))})\s*\(|\b(current_\w+|localtime\w*)\b", re.IGNORECASE)
+    texts = {f"labels.{label}": sql for label, sql in (target.labels or {}).items()}
+    texts |= {key: sql for key, sql in (("label", target.label), ("where", target.where)) if sql}
+    for key, sql in texts.items():
+        place = {"key": f"targets.{name}.{key}"}
+        if match := calls.search(sql):
+            raise ConfigError(
+                f"{match[0].rstrip('( ')!r} gives another answer each time", where=place,
+                hint="The same data must give the same labels: compare columns instead.",
+            )  # fmt: skip
+        bare = sql.strip().removeprefix("t.").strip('"').casefold()
+        if key != "where" and bare in {column.casefold() for column in target.context}:
+            raise ConfigError(
+                f"{sql.strip()!r} is a context column too: the answer would be among the features", where=place,
+                hint="Take it out of `context`: it is not known beforehand.",
+            )  # fmt: skip
+
+
 @contextmanager
 def _database(schema: Schema, tables: Mapping[str, pa.Table]) -> Iterator[duckdb.DuckDBPyConnection]:
     options = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
@@ -152,7 +196,7 @@ def _run(database: duckdb.DuckDBPyConnection, select: Mapping[str, str], name: s
         return f"SELECT {listed} FROM {_quoted(target.from_)} t{tail}"  # noqa: S608 - the project's own SQL, in a sandbox
 
     try:
-        return database.sql(f"{query(select, target.where)} ORDER BY {', '.join(order)}").to_arrow_table()
+        answer = database.sql(f"{query(select, target.where)} ORDER BY {', '.join(order)}").to_arrow_table()
     except duckdb.Error as error:
         base = {"__entity": select["__entity"]}
         tries: dict[str, tuple[Mapping[str, str], str | None]] = {}
@@ -171,6 +215,12 @@ def _run(database: duckdb.DuckDBPyConnection, select: Mapping[str, str], name: s
                     hint="It is DuckDB SQL over the asking row `t` and the tables by their names.",
                 ) from cause  # fmt: skip
         raise ConfigError(f"the SQL fails: {error}", where={"key": f"targets.{name}"}) from error
+    if answer.column_names != list(select):
+        raise ConfigError(
+            "a label must be one SQL expression", where={"key": f"targets.{name}"},
+            hint=f"There are {len(select)} expressions, and {answer.num_columns} columns came back.",
+        )  # fmt: skip
+    return answer
 
 
 def _labels(

@@ -1,9 +1,11 @@
 """What the features room remembers: feature sets by content hash, matrices, and their files under `features/`."""
 
 import hashlib
+import io
 import json
 import pickle
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 
 from holdfast.backend.features.matrix import Matrix
 from holdfast.backend.features.tables import feature_sets, matrices
-from holdfast.backend.ports import Clock
+from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
@@ -34,8 +36,9 @@ __all__ = ["Features"]
 class Features:
     """Feature sets and matrices of one project."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout) -> None:
+    def __init__(self, store: Store, blobs: Blobs, clock: Clock, layout: Layout) -> None:
         self._store = store
+        self._blobs = blobs
         self._clock = clock
         self._layout = layout
 
@@ -82,47 +85,61 @@ class Features:
                 return record
         raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
 
-    def save_matrix(self, matrix: Matrix, encoding: Encoding, folder: str) -> MatrixRecord:
-        """Write the files of a matrix (see docs/design/features.md), then remember it.
+    def save_matrix(self, matrix: Matrix, encoding: Encoding, folder: str | None) -> MatrixRecord:
+        """Keep a matrix (as Parquet, under its hash), then remember it, then show it below `features/`.
 
-        `folder` is relative to `features/`. The record's id, path and hash are filled in here; an equal matrix (same
-        Parquet bytes) of the same target is one record.
+        `folder` is relative to `features/`; None shows nothing, for a matrix of data that is not current. The record's
+        id, path and hash are filled in here; an equal matrix (same bytes) of the same target is one record.
         """
-        where = self._layout.features / folder
         frame, labels = _tables(matrix)
-        stem = f"feature_matrix_{safe_name(matrix.record.period)}"
-        parquet = where / f"{stem}.parquet"
         unlike = labels.rename(columns=lambda name: f"{name} (label)" if name in frame.columns else name)
-        table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
-        write_whole(parquet, partial(pq.write_table, table, compression="zstd"))
-        with parquet.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pandas(frame.join(unlike), preserve_index=True), sink, compression="zstd")
+        digest = self._blobs.put(sink.getvalue())
+        record = self._remember(matrix.record, digest)
+        if folder is not None:
+            self._show(self._layout.features / folder, matrix, record, encoding, (frame, labels))
+        return record
+
+    def _show(
+        self,
+        folder: Path,
+        matrix: Matrix,
+        record: MatrixRecord,
+        encoding: Encoding,
+        tables: "tuple[pd.DataFrame, pd.DataFrame]",
+    ) -> None:
+        """Write the files that docs/design/features.md names; the manifest of their hashes last."""
+        frame, labels = tables
+        stem = f"feature_matrix_{safe_name(record.period)}"
         definitions = _definitions(matrix.feature_set, encoding)
-        statistics = {spec["name"]: _statistics(spec) for spec in encoding.to_dict()}
         database = {
             "matrix": frame,
             "labels": labels,
             "object_ids": matrix.entities.to_pylist(),
             "cutoffs": frame.index.get_level_values("cutoff"),
-            "statistics": statistics,
-            "feature_set": matrix.record.feature_set,
-            "data_version": matrix.record.dataset,
-            "target": matrix.record.target,
+            "statistics": {spec["name"]: _statistics(spec) for spec in encoding.to_dict()},
+            "feature_set": record.feature_set,
+            "data_version": record.dataset,
+            "target": record.target,
         }
-        write_whole(where / f"{stem}.pkl", partial(_pickle, frame))
-        write_whole(where / "feature_definitions.pkl", partial(_pickle, definitions))
-        write_whole(where / "feature_definitions.json", partial(_json, definitions))
-        write_whole(where / "feature_database.pkl", partial(_pickle, database))
-        names = (f"{stem}.parquet", f"{stem}.pkl", "feature_definitions.pkl", "feature_definitions.json",
-                 "feature_database.pkl")  # fmt: skip
-        write_whole(where / "manifest.json", partial(_json, {"matrix": digest, "files": _hashes(where, names)}))
-        return self._remember(matrix.record, parquet, digest)
+        parquet = self._blobs.path(record.sha256)
+        files: dict[str, Callable[[Path], object]] = {
+            f"{stem}.parquet": lambda path: shutil.copyfile(parquet, path),
+            f"{stem}.pkl": partial(_pickle, frame),
+            "feature_definitions.pkl": partial(_pickle, definitions),
+            "feature_definitions.json": partial(_json, definitions),
+            "feature_database.pkl": partial(_pickle, database),
+        }
+        for name, write in files.items():
+            write_whole(folder / name, write)
+        write_whole(folder / "manifest.json", partial(_json, {"matrix": record.id, "files": _hashes(folder, files)}))
 
-    def _remember(self, draft: MatrixRecord, parquet: Path, digest: str) -> MatrixRecord:
+    def _remember(self, draft: MatrixRecord, digest: str) -> MatrixRecord:
         identity = hashlib.sha256(
             f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode()
         ).hexdigest()
-        path = parquet.relative_to(self._layout.root).as_posix()
+        path = self._blobs.path(digest).relative_to(self._layout.root).as_posix()
         values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
         with self._store.write() as connection:
             row = connection.execute(sa.select(matrices).where(matrices.c.id == identity)).first()
@@ -200,7 +217,7 @@ def _json(data: object, path: Path) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     hashes = {}
     for name in names:
         with (folder / name).open("rb") as file:

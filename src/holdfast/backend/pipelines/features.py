@@ -15,7 +15,7 @@ from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.backend.store.files import safe_name
-from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.definitions import FeatureSet, Kind
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
@@ -23,7 +23,7 @@ from holdfast.core.features.world import World
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
 from holdfast.core.timeline import Period
-from holdfast.errors import NotFoundError
+from holdfast.errors import ConfigError, NotFoundError
 
 __all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
 
@@ -120,7 +120,9 @@ def build_matrix(
     )  # fmt: skip
     report(3, 4, "writing the matrix")
     # The first target of the project has the folder itself, so that the usual project has the usual paths.
-    folder = "" if name == next(iter(settings.targets)) else safe_name(name)
+    folder: str | None = "" if name == next(iter(settings.targets)) else safe_name(name)
+    if question.dataset.id != datasets.get().id:
+        folder = None
     record = features.save_matrix(matrix, Encoding.fit(frame, question.parts == TRAIN), folder)
     report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
     return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late)
@@ -149,14 +151,34 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         conditions=_conditions(question, settings, horizon),
         limit=rule.max,
         include=rule.include,
-        exclude=(*rule.exclude, *hidden),
+        exclude=rule.exclude,
+        hidden=hidden,
+        calendar=target.cutoff is not None,
         include_cutoff=rule.include_cutoff,
     )
     made: Synthesis = synthesise(
         question.schema, target.entity_table, context_columns(question.schema, target), options
     )
+    _check_own_rows(question, made.feature_set)
     record = features.save_set(question.name, made.feature_set, question.dataset.id)
     return SynthesisResult(record, made.feature_set, made.cut)
+
+
+def _check_own_rows(question: _Question, feature_set: FeatureSet) -> None:
+    """ConfigError when the asking row itself could be among the rows that a feature looks at."""
+    target, table = question.target, question.schema.table(question.target.from_)
+    if target.entity_table == table.name or (table.time is not None and target.cutoff == table.time):
+        return
+    seen = {
+        f.link.child for feature in feature_set.features for f in feature.walk() if f.kind is Kind.AGGREGATE and f.link
+    }
+    if table.name in seen:
+        raise ConfigError(
+            f"target {question.name!r}: rows of {table.name!r} would see themselves, because they have happened "
+            f"before their cutoff {target.cutoff!r}",
+            where={"key": f"targets.{question.name}.cutoff"},
+            hint=f"Make `cutoff` the `time` of {table.name!r}, or add {table.name} to `features.exclude`.",
+        )
 
 
 def _conditions(question: _Question, settings: Settings, horizon: int) -> dict[tuple[str, str], tuple[str, ...]]:

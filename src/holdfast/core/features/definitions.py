@@ -92,8 +92,7 @@ class Feature:
     def _through(self, *, by_child: bool) -> str:
         assert self.link is not None
         other = self.link.parent if by_child else self.link.child
-        # The link's column is named only where it is not the obvious one, so that usual names stay short.
-        return other if _obvious(self.link) else f"{other}[{self.link.column}]"
+        return other if self.link.alone else f"{other}[{self.link.column}]"
 
     @property
     def depth(self) -> int:
@@ -120,13 +119,14 @@ class Feature:
             case Kind.CUTOFF:
                 return "the moment of the question"
             case Kind.DIRECT:
-                return f"{inner}, of the parent in {self.link.parent}" if self.link else inner
+                by = f" by {self.link.column}" if self.link and not self.link.alone else ""
+                return f"{inner}, of the parent in {self.link.parent}{by}" if self.link else inner
             case Kind.TRANSFORM:
                 return PRIMITIVES[self.primitive].words.format(inner)
             case Kind.AGGREGATE:
-                text = PRIMITIVES[self.primitive].words.format(
-                    inner or f"rows of {self.link.child if self.link else ''}"
-                )
+                by = f" by {self.link.column}" if self.link and not self.link.alone else ""
+                rows = f"rows of {self.link.child if self.link else ''}"
+                text = PRIMITIVES[self.primitive].words.format(inner or rows) + by
                 where = f" where {self.condition.column} is {self.condition.value}" if self.condition else ""
                 window = f" in the last {format_duration(self.window)}" if self.window else ""
                 return f"{text}{where}{window}"
@@ -147,7 +147,7 @@ class Feature:
         if self.inputs:
             data["inputs"] = [feature.to_dict() for feature in self.inputs]
         if self.link:
-            data["link"] = {"child": self.link.child, "column": self.link.column, "parent": self.link.parent}
+            data["link"] = {name: getattr(self.link, name) for name in ("child", "column", "parent", "alone")}
         if self.window:
             data["window"] = self.window
         if self.condition:
@@ -171,12 +171,6 @@ class Feature:
             condition=Condition(**data["condition"]) if "condition" in data else None,
             alias=data.get("alias", ""),
         )
-
-
-def _obvious(link: Link) -> bool:
-    """Whether the link's column says by its name which table it points at."""
-    stem = link.parent.removesuffix("es").removesuffix("s").lower()
-    return link.column.lower().startswith(stem[: max(3, len(stem) - 1)])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,19 @@ _CALL = re.compile(r"([A-Z_]+)\((.*)\)", re.DOTALL)
 _WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
 _WHERE = re.compile(r"(.*?)\s+WHERE\s+(.+?)\s*=\s*(.*)", re.DOTALL)
 _TABLE = re.compile(r"(.+?)(?:\[(.+)\])?")
+_NUMBERS = (DType.INT, DType.FLOAT, DType.BOOL)
+_TAKEN = {
+    Input.NUMBER: _NUMBERS,
+    Input.TRUTH: (DType.BOOL,),
+    Input.CATEGORY: (DType.CATEGORY,),
+    Input.ANY: (*_NUMBERS, DType.CATEGORY),
+}
+_TAKES = {
+    Input.NUMBER: "numbers",
+    Input.TRUTH: "truth values",
+    Input.CATEGORY: "categories",
+    Input.ANY: "numbers, truth values and categories",
+}
 
 
 def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
@@ -23,13 +36,19 @@ def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
     `child[column]` names the link where there are several. ConfigError says which part is wrong.
     """
     try:
-        return _parse(formula.strip(), schema, table)
+        feature = _parse(formula.strip(), schema, table)
     except ConfigError:
         raise
     except HoldfastError as error:
         raise ConfigError(
             f"feature {formula!r}: {error.message}", where={"key": "features.include"}, hint=error.hint
         ) from error
+    if feature.dtype in (DType.TIME, DType.TEXT):
+        raise ConfigError(
+            f"feature {formula!r} would be a {feature.dtype}", where={"key": "features.include"},
+            hint="A time becomes a feature by TIME_SINCE(...), YEAR(...) and the like; text does not.",
+        )  # fmt: skip
+    return feature
 
 
 def _parse(text: str, schema: Schema, table: str) -> Feature:
@@ -40,8 +59,7 @@ def _parse(text: str, schema: Schema, table: str) -> Feature:
     if text in schema.table(table).names or not dot:
         column = schema.table(table).column(text)
         return Feature(Kind.COLUMN, table, column.dtype, column=text)
-    links = [Link(table, column, parent) for column, parent in schema.table(table).links.items()]
-    link = _link(head, links, "parent")
+    link = _link(head, schema.parents(table), "parent")
     inner = _parse(tail, schema, link.parent)
     return Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
 
@@ -65,10 +83,8 @@ def _parse_call(name: str, inside: str, schema: Schema, table: str) -> Feature:
     inner = _parse(tail, schema, link.child) if dot else None
     if (inner is None) != (primitive.takes is Input.ROWS):
         raise ConfigError(f"{name} takes {'no column, only a table' if inner else 'a column: table.column'}")
-    if inner and primitive.takes is Input.NUMBER and not inner.dtype.is_number:
-        raise ConfigError(f"{name} takes numbers, and {tail!r} is {inner.dtype}")
-    if inner and primitive.takes is Input.CATEGORY and inner.dtype is not DType.CATEGORY:
-        raise ConfigError(f"{name} takes categories, and {tail!r} is {inner.dtype}")
+    if inner and inner.dtype not in _TAKEN[primitive.takes]:
+        raise ConfigError(f"{name} takes {_TAKES[primitive.takes]}, and {tail!r} is {inner.dtype}")
     return Feature(
         Kind.AGGREGATE,
         table,
@@ -83,12 +99,14 @@ def _parse_call(name: str, inside: str, schema: Schema, table: str) -> Feature:
 
 def _condition(column: str, text: str, schema: Schema, table: str) -> Condition:
     dtype = schema.table(table).column(column).dtype
+    if dtype is DType.TIME:
+        raise ConfigError(f"a condition compares categories, numbers or truth values, and {column!r} is a time")
     if not dtype.is_number:
         return Condition(column, text)
     if dtype is DType.BOOL and text.lower() in {"true", "false"}:
         return Condition(column, text.lower() == "true")
     try:
-        return Condition(column, float(text))
+        return Condition(column, int(text) if dtype is DType.INT else float(text))
     except ValueError as error:
         raise ConfigError(f"{column!r} is {dtype}, and {text!r} is no such value") from error
 

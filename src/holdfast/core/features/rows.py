@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from holdfast.core.schema import Column, DType, Schema
-from holdfast.core.timeline import parse_instant
+from holdfast.core.schema import KNOWN_FROM, Column, DType, Schema, Table
+from holdfast.core.timeline import NEVER, Known, parse_instant
 from holdfast.errors import InputError
 
 __all__ = ["typed_rows", "typed_values"]
@@ -16,9 +17,10 @@ __all__ = ["typed_rows", "typed_values"]
 def typed_rows(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pa.Table]:
     """Rows per table (column → value, as JSON gives them) as tables with the schema's columns and types.
 
-    A column that a row leaves out is null; times are ISO 8601, naive ones in the schema's time zone. InputError,
+    A column that a row leaves out is null; times are ISO 8601, naive ones in the schema's time zone. Rows are known as
+    their table's rule says where the row itself tells (`event`, `event + 3d`, a column), else always. InputError,
     naming table, row (0-based) and column: an unknown table or column, a value of another type, NaN or infinity, no
-    key, or no time where the table has one.
+    key, a key for the second time, or no time where the table has one.
     """
     tables = {}
     for name, records in rows.items():
@@ -37,15 +39,42 @@ def typed_rows(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) 
             for needed in (*table.key, *((table.time,) if table.time else ())):
                 if record.get(needed) is None:
                     raise InputError(f"column {needed!r} must be given", where={**where, "column": needed})
-        tables[name] = pa.table(
-            {
-                column.name: typed_values(
-                    column, [record.get(column.name) for record in records], schema.timezone, table=name
-                )
-                for column in table.columns
-            }
-        )
+        columns = {
+            column.name: typed_values(
+                column, [record.get(column.name) for record in records], schema.timezone, table=name
+            )
+            for column in table.columns
+        }
+        _check_keys(table, columns)
+        tables[name] = pa.table({**columns, **_known(table, columns)})
     return tables
+
+
+def _check_keys(table: Table, columns: Mapping[str, pa.Array]) -> None:
+    seen: set[tuple[object, ...]] = set()
+    parts = [columns[name].cast(_plain(columns[name])).to_pylist() for name in table.key]
+    for number, key in enumerate(zip(*parts, strict=True)):
+        if key in seen:
+            raise InputError(
+                f"two rows have the key {', '.join(f'{n} = {v!r}' for n, v in zip(table.key, key, strict=True))}",
+                where={"table": table.name, "row": number},
+                hint="A key names one row; send only the newest.",
+            )
+        seen.add(key)
+
+
+def _plain(values: pa.Array) -> pa.DataType:
+    return pa.int64() if pa.types.is_timestamp(values.type) else values.type
+
+
+def _known(table: Table, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """When each row was known, where a column of the row tells; a null there is never."""
+    rule = Known.parse(table.known)
+    source = table.time if rule.kind == "event" else rule.column
+    if not source:
+        return {}
+    moments = pc.add_checked(columns[source].cast(pa.int64()), rule.delay)
+    return {KNOWN_FROM: pc.fill_null(moments, NEVER).cast(DType.TIME.arrow)}
 
 
 def typed_values(column: Column, values: Sequence[object], timezone: str, *, table: str = "") -> pa.Array:

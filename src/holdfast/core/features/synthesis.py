@@ -5,9 +5,10 @@ features of a table are its columns, transforms of its times, direct features of
 features of its children, stacked up to `depth`. Windows and conditions apply to the outermost aggregate.
 """
 
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 
 from holdfast.core.features.definitions import Condition, Feature, FeatureSet, Kind
 from holdfast.core.features.formulas import parse_feature
@@ -24,7 +25,9 @@ class Options:
     """What to synthesise; the words of `features:` in the project file.
 
     `conditions`: (table, column) → the values that become conditions. `include`: names or patterns that survive the
-    limit, or formulas of further features. `exclude`: `table.column`, or names or patterns of features.
+    limit, or formulas of further features. `exclude`: `table.column`, a table (then nothing looks into it), or names or
+    patterns of features. In a pattern `*` stands for any text and `?` for one character. `hidden`: columns, as
+    `table.column`, that the labels are made of. `calendar`: whether the cutoff's month, weekday ... are features.
     """
 
     depth: int = 2
@@ -34,6 +37,8 @@ class Options:
     limit: int = 500
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    hidden: Sequence[str] = ()
+    calendar: bool = True
     include_cutoff: bool = False
 
 
@@ -50,14 +55,14 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
     table = schema.table(entity)
     if len(table.key) != 1:
         raise ConfigError(f"table {entity!r} needs a key of one column to have features", where={"table": entity})
-    _check_excluded(schema, options)
     builder = _Builder(schema, options)
     asked = [*_asked(context, builder)]
     found = asked + sorted(builder.features(entity, options.depth, outer=True), key=lambda f: f.depth)
     unique = {feature.name: feature for feature in found if not builder.excluded(feature)}
+    builder.check_excluded()
     parsed = [parse_feature(name, schema, entity) for name in options.include if _is_formula(name, unique)]
     written = {feature.name: feature for feature in parsed}
-    forced = [f for f in unique.values() if any(fnmatchcase(f.name, pattern) for pattern in options.include)]
+    forced = [f for f in unique.values() if any(_matches(f.name, pattern) for pattern in options.include)]
     ordered = {f.name: f for f in (*written.values(), *forced, *unique.values())}
     kept = set(list(ordered)[: max(options.limit, len(written) + len(forced))])
     features = tuple(f for f in {**unique, **written}.values() if f.name in kept)
@@ -81,21 +86,36 @@ class _Builder:
         self.options = options
         self.aggregates = [PRIMITIVES[n] for n in names if PRIMITIVES[n].aggregates]
         self.transforms = [PRIMITIVES[n] for n in names if not PRIMITIVES[n].aggregates]
+        self.met: set[str] = set()
         self.windows = [None if w == "all" else parse_duration(w) for w in options.windows]
 
     def excluded(self, feature: Feature) -> bool:
         names = {name for f in feature.walk() for name in _names(f)}
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.options.exclude)
+        met = {pattern for pattern in self.options.exclude if any(_matches(name, pattern) for name in names)}
+        self.met |= met
+        return bool(met or names & set(self.options.hidden))
+
+    def check_excluded(self) -> None:
+        """ConfigError for an exclusion that no column, table or feature has: it would protect from nothing."""
+        columns = [f"{table.name}.{name}" for table in self.schema.tables.values() for name in table.names]
+        for pattern in self.options.exclude:
+            known = (*columns, *self.schema.tables)
+            if pattern not in self.met and not any(_matches(name, pattern) for name in known):
+                near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+                raise ConfigError(
+                    f"{pattern!r} excludes nothing: no column, table or feature is called so",
+                    where={"key": "features.exclude"},
+                    hint=f"Did you mean {near[0]!r}?" if near else "`holdfast features show` lists the features.",
+                )
 
     def features(self, table: str, depth: int, *, came: Link | None = None, outer: bool = False) -> Iterator[Feature]:
         """Features of a table's rows; children that were `came` to from their parent do not look back at it."""
         yield from self.columns(self.schema.table(table), depth)
         if depth == 0:
             return
-        for column, parent in self.schema.table(table).links.items():
-            link = Link(table, column, parent)
+        for link in self.schema.parents(table):
             if link != came:
-                for inner in self.features(parent, depth - 1, outer=outer):
+                for inner in self.features(link.parent, depth - 1, outer=outer):
                     yield Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
         for link in self.schema.children(table):
             yield from self.of_children(link, depth, outer=outer)
@@ -156,13 +176,15 @@ def _asked(context: Sequence[Column], builder: _Builder) -> Iterator[Feature]:
             yield from builder.times(feature)
         elif column.dtype is not DType.TEXT:
             yield feature
-    if builder.options.depth:
+    if builder.options.depth and builder.options.calendar:
         yield from builder.times(Feature(Kind.CUTOFF, "", DType.TIME))
 
 
 def _names(feature: Feature) -> Iterator[str]:
-    """What `exclude` may call a feature: its name, the column it is, the column of its condition."""
+    """What `exclude` may call a feature: its name, the column it is or has a condition on, a table it looks into."""
     yield feature.name
+    if feature.link:
+        yield feature.link.child if feature.kind is Kind.AGGREGATE else feature.link.parent
     if feature.kind is Kind.COLUMN:
         yield f"{feature.table}.{feature.column}"
     if feature.condition and feature.link:
@@ -184,15 +206,14 @@ def _fits(primitive: Primitive, inner: Feature) -> bool:
             return inner.dtype in (DType.INT, DType.FLOAT) and inner.kind is not Kind.TRANSFORM
 
 
-def _check_excluded(schema: Schema, options: Options) -> None:
-    for pattern in options.exclude:
-        table, dot, column = pattern.partition(".")
-        if dot and table in schema.tables and not any(sign in column for sign in "*?["):
-            schema.tables[table].column(column)
-
-
 def _is_formula(name: str, known: Mapping[str, Feature]) -> bool:
-    return not any(fnmatchcase(feature, name) or feature == name for feature in known)
+    return not any(_matches(feature, name) for feature in known)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is meant: brackets and all else but `*` and `?` stand for themselves, as names hold them."""
+    wild = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None
 
 
 def _tables(features: Sequence[Feature], entity: str) -> set[str]:
@@ -203,7 +224,7 @@ def _tables(features: Sequence[Feature], entity: str) -> set[str]:
 def _pruned(schema: Schema) -> Schema:
     """The schema without links to tables that are not in it."""
     tables = {
-        name: Table(t.name, t.columns, t.key, t.time, {c: p for c, p in t.links.items() if p in schema.tables})
+        name: replace(t, links={c: p for c, p in t.links.items() if p in schema.tables})
         for name, t in schema.tables.items()
     }
     return Schema(tables, schema.timezone)

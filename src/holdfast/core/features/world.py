@@ -89,9 +89,14 @@ class Rows:
 
     def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
         """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""
-        names = self.table.key or self.table.names
-        columns = (self.column(name) for name in names)
-        return [c.codes if isinstance(c, Categories) else c for c in columns] + [self.known_from]
+        return [*(self.ordinal(name) for name in self.table.key or self.table.names), self.known_from]
+
+    def ordinal(self, name: str) -> npt.NDArray[np.float64] | Ints:
+        """The column as numbers that compare as its values do, exactly: large integers are not rounded."""
+        if self.table.column(name).dtype is DType.INT:
+            return integers_of(self.raw(name))
+        column = self.column(name)
+        return column.codes if isinstance(column, Categories) else column
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,8 @@ class World:
                 wanted = str(condition.value)
                 code = next((c for c, value in enumerate(column.values) if value == wanted), -2)
                 met = column.codes == code
+            elif isinstance(condition.value, int):
+                met = self.tables[table].ordinal(condition.column) == condition.value
             else:
                 met = column == float(condition.value)
             self._matches[table, condition] = met.astype(np.uint8)
@@ -292,6 +299,13 @@ def floats_of(data: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     values = np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
     # One zero and one NaN: equal values must have equal bits.
     return np.where(np.isnan(values), np.nan, values + 0.0)
+
+
+def integers_of(data: pa.ChunkedArray) -> Ints:
+    """Integers as int64 [n]; null is the smallest one, which no stored integer is unless it means it."""
+    if pa.types.is_null(data.type):
+        return np.full(len(data), NULL_TIME, np.int64)
+    return np.asarray(pc.fill_null(data.cast(pa.int64()), NULL_TIME).to_numpy(), np.int64)
 
 
 def instants_of(data: pa.ChunkedArray, null: int) -> Ints:

@@ -228,7 +228,7 @@ def _schema(
         rules = {k: v for k, v in declared.rules.items() if k in RULES}
         confirmed = tuple(r for r in contract.confirmed if r not in rules)
         contracts[name] = replace(contract, **rules, declared=tuple(rules), confirmed=confirmed)
-    table = Table(rule.name, tuple(columns), rule.key, rule.time, dict(rule.links))
+    table = Table(rule.name, tuple(columns), rule.key, rule.time, dict(rule.links), rule.known_text)
     return table, TableContract(rule.known_text, rule.delivery, contracts), notes
 
 
