@@ -9,17 +9,18 @@ import pyarrow as pa
 
 from holdfast.backend.records import RawTable
 from holdfast.backend.serving.predictor import Predictor
-from holdfast.backend.serving.questions import Question, ask, entity_column
+from holdfast.backend.serving.questions import Question, ask, entity_column, from_text
 from holdfast.backend.serving.service import Service
 from holdfast.backend.store.files import write_whole
 from holdfast.core.features.encoding import Encoding
+from holdfast.core.schema import DType
 from holdfast.errors import FileError, HoldfastError, InputError
 
 __all__ = ["BatchReport", "predict_entities_file", "predict_features_file"]
 
 _CHUNK = 500
 _TEXT_FORMATS = ("csv", "tsv")
-_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+_TYPES = {"number": DType.FLOAT, "truth": DType.BOOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +92,18 @@ def predict_entities_file(
         raise InputError(
             f"the list has no column {key.name!r}", where={"file": file}, hint=f"Its columns are: {', '.join(columns)}"
         )
-    context = [column.name for column in predictor.feature_set.context]
-    if absent := [column for column in context if column not in columns]:
+    context = predictor.feature_set.context
+    if absent := [column.name for column in context if column.name not in columns]:
         raise InputError(f"the list has no column {absent[0]!r}", where={"file": file, "column": absent[0]})
-    kept = [name, *(["cutoff"] if "cutoff" in columns else []), *context]
-    whole = key.dtype.value == "int"
+    kept = [name, *(["cutoff"] if "cutoff" in columns else []), *(column.name for column in context)]
     chunks = _Chunks(source, list(dict.fromkeys(kept)), file, None)
     asked = []
     for number, rows in chunks:
         questions = [
             Question(
-                _whole(row[name]) if whole else row[name],
+                from_text(key.dtype, row[name]),
                 _text(row.get("cutoff")),
-                {column: row[column] for column in context},
+                {column.name: from_text(column.dtype, _text(row[column.name])) for column in context},
             )
             for row in rows
         ]
@@ -120,14 +120,6 @@ def predict_entities_file(
     return _written(answers, source.table, output, predictor.deployment, version)
 
 
-def _whole(value: Any) -> Any:
-    """Text of a text file as the whole number it is; anything else as it came, to be refused with its place."""
-    try:
-        return int(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def _text(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
@@ -141,17 +133,14 @@ class _Chunks:
         self._table = source.table.select(list(columns))
         text = encoding is not None and source.format.startswith(_TEXT_FORMATS)
         specs = encoding.specs if encoding and text else ()
-        self._numbers = {spec.name for spec in specs if spec.kind == "number"}.intersection(columns)
-        self._truths = {spec.name for spec in specs if spec.kind == "truth"}.intersection(columns)
+        self._types = {spec.name: _TYPES[spec.kind] for spec in specs if spec.kind in _TYPES and spec.name in columns}
 
     def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for start in range(0, self._table.num_rows, _CHUNK):
             rows = self._table.slice(start, _CHUNK).to_pylist()
             for row in rows:
-                for name in self._numbers:
-                    row[name] = _number(row[name])
-                for name in self._truths:
-                    row[name] = _TRUTHS.get(str(row[name]).lower(), row[name])
+                for name, dtype in self._types.items():
+                    row[name] = from_text(dtype, row[name])
             yield start, rows
 
     def placed(self, start: int) -> "_Placed":
@@ -177,13 +166,6 @@ class _Placed:
         if isinstance(row, int):
             place["row"] = self.source.rows[self.start + row].as_py()
         raise type(error)(error.message, where={**place, **where}, hint=error.hint) from error
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _check_output(output: Path) -> None:

@@ -25,9 +25,10 @@ from holdfast.core.schema import (
     Table,
 )
 from holdfast.core.timeline import ALWAYS, parse_instant
+from holdfast.core.words import number_of, truth_of, whole_of
 from holdfast.errors import ConflictError, InputError
 
-__all__ = ["Asked", "Question", "StoredData", "ask", "check_schema", "compute", "entity_column"]
+__all__ = ["Asked", "Question", "StoredData", "ask", "check_schema", "compute", "entity_column", "from_text"]
 
 REQUEST = "(request)"
 """The file that rows of a request are said to come from."""
@@ -175,6 +176,15 @@ def _conflict(message: str, **where: object) -> ConflictError:
         where=where,
         hint="Train again and deploy, or go back to the data version before.",
     )
+
+
+def from_text(dtype: DType, value: Any) -> Any:
+    """What a text spells as a value of that type; anything else as it came, to be refused where its place is known."""
+    read = {DType.INT: whole_of, DType.FLOAT: number_of, DType.BOOL: truth_of}.get(dtype)
+    if read is None or not isinstance(value, str):
+        return value
+    found = read(value)
+    return value if found is None else found
 
 
 def ask(feature_set: FeatureSet, questions: Sequence[Question], now: int) -> Asked:
