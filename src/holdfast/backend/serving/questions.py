@@ -24,7 +24,7 @@ from holdfast.core.schema import (
     Schema,
     Table,
 )
-from holdfast.core.timeline import ALWAYS, parse_instant
+from holdfast.core.timeline import ALWAYS, isoformat, parse_instant
 from holdfast.core.words import number_of, truth_of, whole_of
 from holdfast.errors import ConflictError, InputError
 
@@ -79,7 +79,7 @@ class StoredData:
         return self._fits[feature_set.hash]
 
     def merged(self, given: Mapping[str, pa.Table]) -> World:
-        """The world of the stored rows and `given` ones, which count as known always.
+        """The world of the stored rows and `given` ones, known as these say, else always.
 
         A given row takes the place of all stored states of its key.
         """
@@ -97,7 +97,7 @@ def _united(table: Table, stored: pa.Table, given: pa.Table) -> pa.Table:
         stored = stored.join(given.select(keys).group_by(keys).aggregate([]), keys=keys, join_type="left anti")
     count = given.num_rows
     system = {
-        KNOWN_FROM: pa.array([ALWAYS] * count, pa.int64()).cast(SYSTEM_FIELDS[KNOWN_FROM]),
+        KNOWN_FROM: given[KNOWN_FROM] if KNOWN_FROM in given.column_names else _always(count),
         KNOWN_TO: pa.nulls(count, SYSTEM_FIELDS[KNOWN_TO]),
         SOURCE_FILE: pa.array([REQUEST] * count, SYSTEM_FIELDS[SOURCE_FILE]),
         SOURCE_ROW: pa.array(range(1, count + 1), SYSTEM_FIELDS[SOURCE_ROW]),
@@ -111,6 +111,10 @@ def entity_column(feature_set: FeatureSet) -> Column:
     """The key column of the feature set's entity table."""
     table = feature_set.schema.table(feature_set.entity)
     return table.column(table.key[0])
+
+
+def _always(count: int) -> pa.Array:
+    return pa.array([ALWAYS] * count, pa.int64()).cast(SYSTEM_FIELDS[KNOWN_FROM])
 
 
 def check_schema(feature_set: FeatureSet, schema: Schema) -> None:
@@ -235,10 +239,14 @@ def _cutoff(value: Any, timezone: str, now: int, number: int) -> int:
             f"the cutoff must be text such as 2016-01-31T08:00:00Z, not {type(value).__name__}", where=where
         )
     try:
-        return parse_instant(value, timezone)
-    except (InputError, OverflowError) as error:
-        raise InputError(f"the cutoff {value[:80]!r} is not a date or time", where=where,
-                         hint="Write it as 2016-01-31 or 2016-01-31T08:00:00+02:00.") from error  # fmt: skip
+        found = parse_instant(value, timezone)
+        # The answer names the cutoff in UTC, where the first and the last year may end earlier.
+        isoformat(found)
+    except InputError as error:
+        raise InputError(f"the cutoff {error.message}", where=where, hint=error.hint) from error
+    except OverflowError as error:
+        raise InputError(f"the cutoff {value[:80]!r} is out of range", where=where) from error
+    return found
 
 
 def compute(feature_set: FeatureSet, world: World, asked: Asked) -> FeatureFrame:
