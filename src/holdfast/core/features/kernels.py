@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 __all__ = ["CATEGORY_FIRST", "CATEGORY_LAST", "COUNT", "FIRST", "FIRST_TIME", "LAST", "LAST_TIME", "MAX", "MEAN",
            "MIN", "MODE", "NUM_UNIQUE", "STD", "SUM", "TREND", "as_of", "categories", "expand", "numbers", "ranges",
-           "rows"]  # fmt: skip
+           "rows", "sort_blocks"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,6 +35,64 @@ NUM_UNIQUE, MODE, CATEGORY_FIRST, CATEGORY_LAST = range(4)
 
 def _kernel(function: Any) -> Any:
     return numba.njit(function, cache=True, nogil=True)
+
+
+@_kernel
+def _merge_sort(block: Ints, keys: Ints, scratch: Ints) -> None:
+    """Sort the positions in `block` by their key, stably: runs of 16 by insertion, then merged pairwise.
+
+    Written out because the compiler takes seconds for the library's own sort.
+    """
+    n = len(block)
+    for start in range(0, n, 16):
+        for i in range(start + 1, min(start + 16, n)):
+            row = block[i]
+            j = i
+            while j > start and keys[block[j - 1]] > keys[row]:
+                block[j] = block[j - 1]
+                j -= 1
+            block[j] = row
+    width = 16
+    while width < n:
+        for start in range(0, n - width, 2 * width):
+            middle, stop = start + width, min(start + 2 * width, n)
+            if keys[block[middle - 1]] <= keys[block[middle]]:
+                continue
+            scratch[start:middle] = block[start:middle]
+            left, right, out = start, middle, start
+            while left < middle:
+                if right < stop and keys[block[right]] < keys[scratch[left]]:
+                    block[out] = block[right]
+                    right += 1
+                else:
+                    block[out] = scratch[left]
+                    left += 1
+                out += 1
+        width *= 2
+
+
+@_kernel
+def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints]:
+    """Rows by code, then time: `order`, and `offsets` int64 [blocks + 1]. Rows with a code below 0 are left out.
+
+    A counting sort over the codes, then each block for itself, which is mostly short or in order already.
+    """
+    offsets = np.zeros(blocks + 1, np.int64)
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            offsets[codes[i] + 1] += 1
+    for b in range(blocks):
+        offsets[b + 1] += offsets[b]
+    place = offsets[:-1].copy()
+    order = np.empty(offsets[blocks], np.int64)
+    scratch = np.empty(offsets[blocks], np.int64)
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            order[place[codes[i]]] = i
+            place[codes[i]] += 1
+    for b in range(blocks):
+        _merge_sort(order[offsets[b] : offsets[b + 1]], times, scratch[offsets[b] : offsets[b + 1]])
+    return order, offsets
 
 
 @_kernel
@@ -194,27 +252,31 @@ def categories(
     longest = _longest(lo, hi)
     seen = np.empty(longest, np.int64)
     code = np.empty(longest, np.int64)
+    places = np.empty(longest, np.int64)
+    scratch = np.empty(longest, np.int64)
     for i in range(len(lo)):
         visible = _visible(lo[i], hi[i], cutoffs[i], known_from, known_to, checked, mask, masked, seen)
         count = 0
         for k in range(visible):
             if codes[seen[k]] >= 0:
                 code[count] = codes[seen[k]]
+                places[count] = count
                 count += 1
         if count == 0:
             continue
         out[i, CATEGORY_FIRST] = code[0]
         out[i, CATEGORY_LAST] = code[count - 1]
-        code[:count].sort()
+        _merge_sort(places[:count], code, scratch)
         unique = 0
         best = 0
         run = 0
         for k in range(count):
-            run = run + 1 if k > 0 and code[k] == code[k - 1] else 1
+            here = code[places[k]]
+            run = run + 1 if k > 0 and here == code[places[k - 1]] else 1
             unique += run == 1
             if run > best:
                 best = run
-                out[i, MODE] = code[k]
+                out[i, MODE] = here
         out[i, NUM_UNIQUE] = unique
     return out
 

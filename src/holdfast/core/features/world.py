@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.core.features import kernels
 from holdfast.core.features.definitions import Condition
 from holdfast.core.features.frame import Categories
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, DType, Link, Schema, Table
@@ -244,15 +245,13 @@ class World:
     def _build_index(self, link: Link) -> Index:
         rows = self.tables[link.child]
         codes, times = self.link_codes(link), rows.times
-        order = np.lexsort((times, codes))
-        order = order[np.searchsorted(codes[order], 0) :]
         if rows.table.time is not None:
-            order = order[times[order] != NULL_TIME]
+            codes = np.where(times == NULL_TIME, -1, codes)
+        order, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
         order = _break_ties(order, (codes, times), rows)
-        offsets = np.searchsorted(codes[order], np.arange(len(self._space(link.parent)) + 1))
         known_from, known_to, happened = rows.known_from[order], rows.known_to[order], times[order]
         checked = bool((known_to != NEVER).any() or (known_from > happened).any())
-        return Index(order, offsets.astype(np.int64), happened, known_from, known_to, checked)
+        return Index(order, offsets, happened, known_from, known_to, checked)
 
     def _build_states(self, table: str) -> States:
         rows = self.tables[table]
