@@ -195,6 +195,17 @@ def test_a_killed_worker_is_replaced(own):
     assert httpx.post(server.base + RISK, json=example(server)).status_code == 200
 
 
+def test_an_answer_can_be_traced_when_every_worker_is_killed_right_after_it(own):
+    _, server = own
+    body, workers = example(server), states(server)
+    given = httpx.post(server.base + RISK, json=body).json()["predictions"][0]["id"]
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    trace = httpx.get(f"{server.control}/v1/trace/{given}", timeout=30)
+    assert trace.status_code == 200, trace.text
+    until(lambda: _answers(server.base) and len(states(server).keys() - workers.keys()) == 2, 40)
+
+
 def test_a_taken_port_is_refused(own, tmp_path):
     _, server = own
     for port in (server.port, server.port - 1):

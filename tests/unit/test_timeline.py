@@ -1,6 +1,7 @@
 """Instants, periods, durations, rules, zones."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from holdfast.core.timeline import (
     DAY,
+    SECOND,
     Known,
     Period,
     ZoneOffsets,
@@ -95,3 +97,18 @@ def test_an_offset_in_the_text_wins_over_the_zone() -> None:
     assert parse_instant("2016-01-01T00:00:00+02:00", "Asia/Shanghai") == instant(
         datetime(2015, 12, 31, 22, tzinfo=UTC) + timedelta(0)
     )
+
+
+@pytest.mark.parametrize("text", ["2016-03-13T02:30", "2016-03-13 02:00:00", "2016-03-13T02:59:59.999999"])
+def test_a_time_that_clocks_skip_is_refused(text):
+    with pytest.raises(InputError, match="does not exist in America/New_York"):
+        parse_instant(text, "America/New_York")
+
+
+def test_days_and_times_around_a_skip():
+    at = partial(parse_instant, timezone="America/New_York")
+    assert at("2016-03-13T03:00") - at("2016-03-13T01:59:59") == SECOND
+    # Midnight was skipped there that day: the day began at one o'clock.
+    assert parse_instant("2018-11-04", "America/Sao_Paulo") == parse_instant("2018-11-04T03:00Z")
+    for extreme in ("0001-01-01", "9999-12-31T23:59:59"):
+        assert isinstance(at(extreme), int)

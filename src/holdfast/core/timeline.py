@@ -65,16 +65,36 @@ def isoformat(moment: int) -> str:
 
 
 def parse_instant(text: str, timezone: str = "UTC") -> int:
-    """An ISO 8601 date or date-time as an instant; naive ones are read in `timezone`. InputError when it is neither."""
+    """An ISO 8601 date or date-time as an instant; naive ones are read in `timezone`.
+
+    A day begins at its first instant; a time that clocks show twice is the earlier one. InputError when it is neither,
+    or a time of day that clocks skip.
+    """
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise InputError(
-            f"{text!r} is not a date or time", hint="Write it as 2016-01-31 or 2016-01-31T08:00:00+02:00."
+            f"{text[:80]!r} is not a date or time", hint="Write it as 2016-01-31 or 2016-01-31T08:00:00+02:00."
         ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone(timezone))
-    return instant(moment)
+    if moment.tzinfo is not None:
+        return instant(moment)
+    local = moment.replace(tzinfo=zone(timezone))
+    before, after = local.utcoffset() or timedelta(), local.replace(fold=1).utcoffset() or timedelta()
+    # PEP 495: where clocks go forward `fold` chooses between the offsets before and after, so that they grow.
+    if before < after and not _is_day(text.strip()):
+        raise InputError(
+            f"{text!r} does not exist in {timezone}: clocks skip it",
+            hint="Give the offset from UTC with it, as in 2016-01-31T08:00:00+02:00.",
+        )
+    return instant(local)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_duration(text: str) -> int:

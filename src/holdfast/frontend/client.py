@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.backend.logging import LOGGER
 from holdfast.backend.settings import PROJECT_FILE, Settings, parse
 from holdfast.backend.wiring import Services, file_reader
-from holdfast.errors import AlignmentError, ConflictError, HoldfastError, NotFoundError
+from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.questions import Question
     from holdfast.backend.serving.service import Service
-    from holdfast.core.schema import Column
 
 __all__ = ["Progress", "Project", "init"]
 
@@ -42,7 +41,6 @@ Progress = Callable[[int, int, str], None]
 """Called with (done, total, message)."""
 
 _MASK = "***"
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 class Project:
@@ -248,16 +246,16 @@ class Project:
     ) -> "tuple[str, Question]":
         """The target's name and a question for `service.entities`, from texts: numbers where columns are numbers.
 
-        AlignmentError for a text that is no number where one is needed.
+        A text that is no number where one is needed stays text, which `service.entities` refuses.
         """
         from holdfast.backend.pipelines.features import find_target
-        from holdfast.backend.serving.questions import Question, entity_column
+        from holdfast.backend.serving.questions import Question, entity_column, from_text
 
         name = find_target(self.settings, target)
         asked = self.service.live.predictor(name).feature_set
-        columns = {column.name: column for column in asked.context}
-        given = {key: _typed(columns[key], text) if key in columns else text for key, text in (context or {}).items()}
-        return name, Question(_typed(entity_column(asked), entity), cutoff, given)
+        types = {column.name: column.dtype for column in asked.context}
+        given = {key: from_text(types[key], text) if key in types else text for key, text in (context or {}).items()}
+        return name, Question(from_text(entity_column(asked).dtype, entity), cutoff, given)
 
     def predict_file(
         self,
@@ -329,16 +327,6 @@ class Project:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _typed(column: "Column", text: str) -> Any:
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": lambda word: _TRUTHS[word.lower()]}
-    try:
-        return kinds.get(column.dtype.value, str)(text)
-    except (ValueError, KeyError) as error:
-        raise AlignmentError(
-            f"{text!r} is no {column.dtype.value}", where={"column": column.name}, hint="Look at the column's values."
-        ) from error
 
 
 def init(folder: str | Path, from_: str | Path | None = None) -> Path:

@@ -84,6 +84,11 @@ GOOD = {"数": 1, "flag": True, "城市": "北京"}
     [
         ({"数": 1, "flag": True}, "'城市' is missing"),
         ({**GOOD, "数": "four"}, "'数' must be a number, not str 'four'"),
+        ({**GOOD, "数": "1_0"}, "must be a number, not str '1_0'"),
+        ({**GOOD, "数": "nan"}, "must be a number, not str 'nan'"),
+        ({**GOOD, "数": "-Infinity"}, "must be a number"),
+        ({**GOOD, "数": "１２"}, "must be a number"),
+        ({**GOOD, "flag": "1_0"}, "'flag' must be a number"),
         ({**GOOD, "数": [1]}, "must be a number, not list"),
         ({**GOOD, "数": NAN}, "only finite numbers"),
         ({**GOOD, "数": math.inf}, "only finite numbers"),

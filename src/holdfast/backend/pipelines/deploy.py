@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from holdfast.backend.records import Deployment, new_id
-from holdfast.backend.serving.loader import Sources, load_predictor
+from holdfast.backend.serving.loader import Sources, check_data, load_predictor
 from holdfast.errors import ConflictError
 
 __all__ = ["deploy", "rollback"]
@@ -13,7 +13,8 @@ def deploy(sources: Sources, target: str, models: Mapping[str, str], note: str =
     """Deploy `models` (label → ModelVersion id) for `target`; running servers pick it up within a second.
 
     A package that is missing, damaged, answers its golden rows differently, or does not share the feature set of the
-    others is refused with IntegrityError, NotFoundError or ConflictError naming the label; what answers now goes on.
+    others is refused with IntegrityError, NotFoundError or ConflictError naming the label; so are models whose features
+    the current data version cannot give (ConflictError naming table and column). What answers now goes on.
     """
     current = sources.deployments.current(target)
     now = sources.clock.now()
@@ -24,12 +25,12 @@ def deploy(sources: Sources, target: str, models: Mapping[str, str], note: str =
             where={"target": target},
             hint=f"Train them with: holdfast train {target}",
         )
-    load_predictor(candidate, sources)
+    check_data(load_predictor(candidate, sources), sources.dataset())
     return sources.deployments.deploy(target, models, note, after=current.id if current else None)
 
 
 def rollback(sources: Sources, target: str, to: str | None = None) -> Deployment:
     """Go back to deployment `to`, by default the one before the current, after the same checks as `deploy`."""
     current, goal = sources.deployments.before(target, to)
-    load_predictor(goal, sources)
+    check_data(load_predictor(goal, sources), sources.dataset())
     return sources.deployments.rollback(target, goal.id, why=f"rollback from {current.id}")

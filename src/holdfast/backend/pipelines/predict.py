@@ -8,17 +8,19 @@ from typing import Any
 import pyarrow as pa
 
 from holdfast.backend.records import RawTable
-from holdfast.backend.serving.questions import Question, ask, entity_column
+from holdfast.backend.serving.predictor import Predictor
+from holdfast.backend.serving.questions import Question, ask, entity_column, from_text
 from holdfast.backend.serving.service import Service
 from holdfast.backend.store.files import write_whole
 from holdfast.core.features.encoding import Encoding
+from holdfast.core.schema import DType
 from holdfast.errors import FileError, HoldfastError, InputError
 
 __all__ = ["BatchReport", "predict_entities_file", "predict_features_file"]
 
 _CHUNK = 500
 _TEXT_FORMATS = ("csv", "tsv")
-_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+_TYPES = {"number": DType.FLOAT, "truth": DType.BOOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,14 @@ def predict_features_file(
     """Predict every row of a table of features into `output` (.csv or .parquet).
 
     Columns that are no features (ids, names) are carried over. Every row is checked first, so that a bad one leaves
-    nothing behind; AlignmentError names file, row and column. `progress` gets the number of rows done.
+    nothing behind; AlignmentError names file, row and column. InputError when a column is called as a result will be.
+    `progress` gets the number of rows done.
     """
     _check_output(output)
     predictor = service.live.predictor(target)
     names = [name for name in source.table.column_names if name in set(predictor.encoding.names)]
+    carried = source.table.drop_columns(names)
+    _check_names(predictor, carried.column_names, file)
     chunks = _Chunks(source, names, file, predictor.encoding)
     for number, rows in chunks:
         with chunks.placed(number):
@@ -60,7 +65,6 @@ def predict_features_file(
         answers += reply["predictions"]
         service.log.flush()
         progress(len(answers))
-    carried = source.table.drop_columns(names)
     return _written(answers, carried, output, predictor.deployment, None)
 
 
@@ -76,30 +80,30 @@ def predict_entities_file(
     """Predict every entity of a list into `output` (.csv or .parquet).
 
     The list has the entity table's key (or `entity`), optionally `cutoff` (empty is now), and the context columns.
-    InputError names file, row and column.
+    InputError names file, row and column, also of a column that is called as a result will be.
     """
     _check_output(output)
     predictor = service.live.predictor(target)
     key = entity_column(predictor.feature_set)
     columns = source.table.column_names
+    _check_names(predictor, columns, file)
     name = key.name if key.name in columns else "entity"
     if name not in columns:
         raise InputError(
             f"the list has no column {key.name!r}", where={"file": file}, hint=f"Its columns are: {', '.join(columns)}"
         )
-    context = [column.name for column in predictor.feature_set.context]
-    if absent := [column for column in context if column not in columns]:
+    context = predictor.feature_set.context
+    if absent := [column.name for column in context if column.name not in columns]:
         raise InputError(f"the list has no column {absent[0]!r}", where={"file": file, "column": absent[0]})
-    kept = [name, *(["cutoff"] if "cutoff" in columns else []), *context]
-    whole = key.dtype.value == "int"
+    kept = [name, *(["cutoff"] if "cutoff" in columns else []), *(column.name for column in context)]
     chunks = _Chunks(source, list(dict.fromkeys(kept)), file, None)
     asked = []
     for number, rows in chunks:
         questions = [
             Question(
-                _whole(row[name]) if whole else row[name],
+                from_text(key.dtype, row[name]),
                 _text(row.get("cutoff")),
-                {column: row[column] for column in context},
+                {column.name: from_text(column.dtype, _text(row[column.name])) for column in context},
             )
             for row in rows
         ]
@@ -116,14 +120,6 @@ def predict_entities_file(
     return _written(answers, source.table, output, predictor.deployment, version)
 
 
-def _whole(value: Any) -> Any:
-    """Text of a text file as the whole number it is; anything else as it came, to be refused with its place."""
-    try:
-        return int(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def _text(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
@@ -137,17 +133,14 @@ class _Chunks:
         self._table = source.table.select(list(columns))
         text = encoding is not None and source.format.startswith(_TEXT_FORMATS)
         specs = encoding.specs if encoding and text else ()
-        self._numbers = {spec.name for spec in specs if spec.kind == "number"}.intersection(columns)
-        self._truths = {spec.name for spec in specs if spec.kind == "truth"}.intersection(columns)
+        self._types = {spec.name: _TYPES[spec.kind] for spec in specs if spec.kind in _TYPES and spec.name in columns}
 
     def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for start in range(0, self._table.num_rows, _CHUNK):
             rows = self._table.slice(start, _CHUNK).to_pylist()
             for row in rows:
-                for name in self._numbers:
-                    row[name] = _number(row[name])
-                for name in self._truths:
-                    row[name] = _TRUTHS.get(str(row[name]).lower(), row[name])
+                for name, dtype in self._types.items():
+                    row[name] = from_text(dtype, row[name])
             yield start, rows
 
     def placed(self, start: int) -> "_Placed":
@@ -175,16 +168,36 @@ class _Placed:
         raise type(error)(error.message, where={**place, **where}, hint=error.hint) from error
 
 
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def _check_output(output: Path) -> None:
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise FileError("predictions are written as .csv or .parquet", where={"file": str(output)})
+
+
+def _check_names(predictor: Predictor, carried: Sequence[str], file: str) -> None:
+    """Results must not take the place of what the caller sent, nor of each other."""
+    results = ["prediction_id", "repairs"]
+    for label, model in predictor.models.items():
+        results += _result_names(label, model.task, model.classes)
+    for name in carried:
+        if name in results:
+            raise InputError(
+                f"the file has a column {name!r}, and so will the predictions have",
+                where={"file": file, "column": name},
+                hint="Rename or drop that column.",
+            )
+    if twice := [name for number, name in enumerate(results) if name in results[:number]]:
+        raise InputError(
+            f"two columns of the predictions would be called {twice[0]!r}",
+            where={"target": predictor.target, "column": twice[0]},
+            hint="Rename the label in the project file and train again.",
+        )
+
+
+def _result_names(label: str, task: str, classes: Sequence[str]) -> list[str]:
+    if task == "regression":
+        return [label]
+    shown = [f"{label} {name}" for name in classes] if task == "multiclass" else [label]
+    return [*shown, f"{label} decision"]
 
 
 def _written(
@@ -208,11 +221,13 @@ def _written(
 def _result_columns(label: str, results: list[dict[str, Any]]) -> dict[str, list[Any]]:
     if "value" in results[0]:
         return {label: [result["value"] for result in results]}
-    decision = {f"{label} decision": [result["decision"] for result in results]}
+    decision = [result["decision"] for result in results]
     if "probability" in results[0]:
-        return {label: [result["probability"] for result in results], **decision}
-    classes = results[0]["probabilities"]
-    return {f"{label} {name}": [result["probabilities"][name] for result in results] for name in classes} | decision
+        shown, task, classes = [[result["probability"] for result in results]], "binary", []
+    else:
+        task, classes = "multiclass", list(results[0]["probabilities"])
+        shown = [[result["probabilities"][name] for result in results] for name in classes]
+    return dict(zip(_result_names(label, task, classes), [*shown, decision], strict=True))
 
 
 def _write(table: pa.Table, output: Path) -> None:

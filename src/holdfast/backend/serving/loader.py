@@ -20,12 +20,12 @@ from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, Deployment, ModelVersion
 from holdfast.backend.registry.bundle import load_bundle
 from holdfast.backend.serving.predictor import Predictor
-from holdfast.backend.serving.questions import StoredData
+from holdfast.backend.serving.questions import StoredData, check_schema
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.schema import Schema
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotFoundError, UnavailableError, nearest
 
-__all__ = ["INTERVAL", "Live", "Sources", "load_predictor"]
+__all__ = ["INTERVAL", "Live", "Sources", "check_data", "load_predictor"]
 
 INTERVAL = 0.5
 """Seconds between looks at the pointers."""
@@ -88,6 +88,17 @@ def load_predictor(deployment: Deployment, sources: Sources) -> Predictor:
     return predictor
 
 
+def check_data(predictor: Predictor, version: DatasetVersion | None) -> None:
+    """ConflictError, naming data version, table and column, when the rows of `version` cannot give its features."""
+    if version is None:
+        return
+    try:
+        check_schema(predictor.feature_set, Schema.from_dict(version.schema))
+    except ConflictError as error:
+        where = {"target": predictor.target, "data_version": version.version, **error.where}
+        raise ConflictError(error.message, where=where, hint=error.hint) from error
+
+
 @dataclass
 class _Failure:
     deployment: str
@@ -104,10 +115,14 @@ class Live:
         self._failures: dict[str, _Failure] = {}
         self._trouble = ""
         self._looked = False
-        self._stored: StoredData | None = None
+        # Newest first. More than one only while a deployment does not fit the newest.
+        self._stored: tuple[StoredData, ...] = ()
         self._stored_id = ""
         self._stored_lock = threading.Lock()
         self._stored_error: HoldfastError | None = None
+        self._stored_again_at = 0.0
+        self._conflicts: Mapping[str, ConflictError] = {}
+        self._compared: tuple[str, ...] = ()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -148,19 +163,24 @@ class Live:
         """Everything that answers, by target."""
         return self._predictors
 
-    def stored(self) -> StoredData:
-        """The stored rows that predictions by entity see. The first call reads them and takes its time.
+    def stored(self, predictor: Predictor) -> StoredData:
+        """The newest stored rows that fit `predictor`. The first call reads them and takes its time.
 
-        UnavailableError before the first import, or when they cannot be read.
+        UnavailableError before the first import, or when they cannot be read; ConflictError when the tables changed so
+        that none fit.
         """
-        if self._stored is None:
+        if not self._stored:
             with self._stored_lock:
-                if self._stored is None:
-                    self._read_stored()
-        if self._stored is None:
+                if not self._stored:
+                    self._read_stored(self._sources.dataset())
+        if not self._stored:
             reason = self._stored_error.message if self._stored_error else "no data was ever imported"
             raise UnavailableError(f"there are no stored rows: {reason}", hint="Import data with: holdfast ingest")
-        return self._stored
+        kept = self._stored
+        found = _fitting(predictor, kept)
+        if found is None:
+            check_schema(predictor.feature_set, kept[0].schema)
+        return found or kept[0]
 
     def state(self) -> dict[str, Any]:
         """What answers, what should and does not, and why; for `/v1/health`."""
@@ -175,10 +195,14 @@ class Live:
             target: {"deployment": failure.deployment, **failure.error.to_dict()}
             for target, failure in self._failures.items()
         }
+        for target, error in self._conflicts.items():
+            predictor = self._predictors.get(target)
+            older = _fitting(predictor, self._stored) if predictor else None
+            failures.setdefault(target, {**error.to_dict(), "answered_by_data": older.version if older else None})
         return {
             "targets": targets,
             "failures": failures,
-            "data_version": self._stored.version if self._stored else None,
+            "data_version": self._stored[0].version if self._stored else None,
             "trouble": self._trouble or (str(self._stored_error) if self._stored_error else ""),
         }
 
@@ -189,6 +213,10 @@ class Live:
 
     def look(self) -> None:
         """One look at the pointers: load what is new, drop what is gone."""
+        # Before anything is swapped: a request under way may still hold what is swapped now.
+        if len(self._stored) > 1:
+            used = [_fitting(predictor, self._stored) for predictor in self._predictors.values()]
+            self._stored = (self._stored[0], *(d for d in self._stored[1:] if any(d is other for other in used)))
         pointers = self._sources.deployments.pointers()
         for target, deployment in pointers.items():
             answering = self._predictors.get(target)
@@ -203,8 +231,12 @@ class Live:
         if gone:
             self._predictors = {t: p for t, p in self._predictors.items() if t not in gone}
         self._looked = True
-        if self._stored is not None:
-            self._renew_stored()
+        version = self._sources.dataset()
+        if version is not None:
+            self._compare(version)
+            if self._stored and version.id != self._stored_id and time.monotonic() >= self._stored_again_at:
+                with self._stored_lock:
+                    self._read_stored(version)
 
     def _load(self, target: str, deployment: str) -> None:
         began = time.monotonic()
@@ -221,25 +253,34 @@ class Live:
         self._failures.pop(target, None)
         _log.info("%s answers for %r (loaded in %.2f s)", deployment, target, time.monotonic() - began)
 
-    def _read_stored(self) -> None:
-        version = self._sources.dataset()
+    def _read_stored(self, version: DatasetVersion | None) -> None:
         if version is None:
             return
         try:
             tables = self._sources.tables(version)
-            self._stored = StoredData.build(version.version, Schema.from_dict(version.schema), tables)
+            made = StoredData.build(version.version, Schema.from_dict(version.schema), tables)
         except HoldfastError as error:
             self._stored_error = error
+            self._stored_again_at = time.monotonic() + _RETRY
             _log.error("the rows of data version %s cannot be read: %s", version.version, error)
             return
+        self._stored = (made, *self._stored)
         self._stored_id, self._stored_error = version.id, None
 
-    def _renew_stored(self) -> None:
-        version = self._sources.dataset()
-        if version is not None and version.id != self._stored_id:
-            with self._stored_lock:
-                self._read_stored()
-                self._stored_id = version.id
+    def _compare(self, version: DatasetVersion) -> None:
+        """Find out which targets the newest data does not fit, once for each data version and deployment."""
+        compared = (version.id, *sorted(predictor.deployment for predictor in self._predictors.values()))
+        if compared == self._compared:
+            return
+        conflicts = {}
+        for target, predictor in self._predictors.items():
+            try:
+                check_data(predictor, version)
+            except ConflictError as error:
+                conflicts[target] = error
+                if target not in self._conflicts:
+                    _log.error("data version %s is not used for %r: %s", version.version, target, error)
+        self._conflicts, self._compared = conflicts, compared
 
     def _follow(self) -> None:
         while not self._stop.wait(INTERVAL):
@@ -254,3 +295,7 @@ class Live:
             self._trouble = f"the pointers cannot be read: {error}"
         else:
             self._trouble = ""
+
+
+def _fitting(predictor: Predictor, kept: tuple[StoredData, ...]) -> StoredData | None:
+    return next((data for data in kept if data.fits(predictor.feature_set)), None)

@@ -56,7 +56,7 @@ class Service:
         predictor = self.live.predictor(target)
         _some(questions, "questions")
         feature_set = predictor.feature_set
-        stored = self.live.stored() if merge else None
+        stored = self.live.stored(predictor) if merge else None
         schema = stored.schema if stored else feature_set.schema
         for name in rows:
             if name not in schema.tables:
@@ -76,7 +76,7 @@ class Service:
         began = time.perf_counter()
         predictor = self.live.predictor(target)
         _some(questions, "entities")
-        stored = self.live.stored()
+        stored = self.live.stored(predictor)
         return self._computed(predictor, "entity", stored.world, questions, began, explain=explain, stored=stored)
 
     def _computed(

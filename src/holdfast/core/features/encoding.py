@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.schema import DType
+from holdfast.core.words import number_of, truth_of
 from holdfast.errors import AlignmentError
 
 __all__ = ["UNKNOWN", "Aligned", "Encoding", "FeatureSpec", "Repair"]
@@ -22,7 +23,6 @@ __all__ = ["UNKNOWN", "Aligned", "Encoding", "FeatureSpec", "Repair"]
 UNKNOWN = "未知"
 """The category that stands for a missing or unseen one; its code is 0."""
 MAX_CATEGORIES = 1000
-_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +189,11 @@ def _filled(spec: FeatureSpec) -> str:
 
 def _as_number(spec: FeatureSpec, value: object, row: int, repairs: list[Repair]) -> float:
     if isinstance(value, str):
-        text = value.strip().lower()
-        if spec.kind == "truth" and text in _TRUE | _FALSE:
-            number: float = float(text in _TRUE)
-        else:
-            try:
-                number = float(text)
-            except ValueError:
-                raise _wrong_type(spec, value, row, "a number") from None
+        truth = truth_of(value) if spec.kind == "truth" else None
+        read = number_of(value) if truth is None else float(truth)
+        if read is None:
+            raise _wrong_type(spec, value, row, "a number")
+        number = read
         repairs.append(Repair(spec.name, "cast", f"text {value!r} read as {number:g}"))
     elif isinstance(value, bool | int | float | np.number):
         try:

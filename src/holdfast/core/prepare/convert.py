@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from holdfast.core.prepare.times import Kind, choose_format, localize, parser
 from holdfast.core.schema import DType
+from holdfast.core.words import TRUTH
 
 __all__ = ["NULL_WORDS", "TRUTH", "Converted", "convert", "time_format", "to_text", "unify"]
 
@@ -22,7 +23,6 @@ Mask = npt.NDArray[np.bool_]
 
 NULL_WORDS = frozenset({"", "na", "n/a", "null", "none", "nan", "-", "--", "?", "#n/a", "无", "缺失", "空"})
 """Words (lower case, trimmed) that mean "no value" in a column of numbers, times or truth values; text keeps them."""
-TRUTH = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("是", "否"), ("1", "0"))
 _INT = re.compile(r"[+-]?\d+")
 _DECIMAL_INT = re.compile(r"([+-]?\d+)\.0+")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -1,0 +1,28 @@
+"""Text as the number or truth value it spells: one grammar for what people type and what text files hold."""
+
+import re
+
+__all__ = ["TRUTH", "number_of", "truth_of", "whole_of"]
+
+TRUTH = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("是", "否"), ("1", "0"))
+"""Words for true and false, in lower case."""
+_TRUTHS = {word: word == true for true, false in TRUTH for word in (true, false)}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def whole_of(text: str) -> int | None:
+    """The whole number that `text` is, apart from blanks around it; None when it is none. No `1_000`, no `1e3`."""
+    text = text.strip()
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def number_of(text: str) -> float | None:
+    """The number, infinite when it is too large for a float; None when it is none: no `1_0`, `nan` or `inf`."""
+    text = text.strip()
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def truth_of(text: str) -> bool | None:
+    """The truth value, in any case; None when it is no word for one."""
+    return _TRUTHS.get(text.strip().lower())
