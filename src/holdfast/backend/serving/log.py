@@ -302,35 +302,35 @@ def read_prediction(path: Path, prediction: str, *, patience: float = 2.0) -> Lo
     NotFoundError when it is not there then.
     """
     until = time.monotonic() + patience
-    tried = False
     while True:
         for entry in _select(path, "WHERE p.id = ?", (prediction,)):
             return entry
-        if not tried:
-            _recover_quietly(path)
-            tried = True
-            continue
-        if time.monotonic() >= until:
+        ended = time.monotonic() >= until
+        recovered, fault = _recovered(path)
+        if ended and not recovered:
             raise NotFoundError(
-                f"there is no prediction {prediction!r} in the log",
+                f"there is no prediction {prediction!r} in the log{fault}",
                 where={"prediction": prediction},
                 hint="Ids are in the answers of the server, under `id`.",
             )
-        time.sleep(0.05)
+        time.sleep(0 if recovered else 0.05)
 
 
 def read_predictions(path: Path, target: str | None = None, *, limit: int = 50) -> list[Logged]:
     """The latest answers, newest first, without raw rows."""
-    _recover_quietly(path)
+    _, fault = _recovered(path)
+    if fault:
+        _log.warning("there may be more predictions%s", fault)
     where, values = ("WHERE p.target = ? ", (target,)) if target is not None else ("", ())
     return list(_select(path, where + "ORDER BY p.at DESC, p.id DESC LIMIT ?", (*values, limit), rows=False))
 
 
-def _recover_quietly(path: Path) -> None:
+def _recovered(path: Path) -> tuple[int, str]:
+    """How many predictions `recover` found, and what kept it from looking."""
     try:
-        recover(path)
+        return recover(path), ""
     except (sqlite3.Error, OSError) as error:
-        _log.warning("what a stopped process left cannot be logged now: %s", error)
+        return 0, f"; what a stopped process left cannot be logged now: {error}"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
