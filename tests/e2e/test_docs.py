@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "manual").glob("*.md"))]
+MANUAL = sorted(page for page in (ROOT / "docs" / "manual").glob("*.md") if page.name != "README.md")
+PAGES = [ROOT / "README.md", *MANUAL]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LOOSE = (
     (r"\b(data|model|run|dep|file)_[0-9a-f]{16,}(-[0-9a-f]+)?", "ID"),
@@ -89,6 +90,16 @@ def test_what_a_page_shows_is_what_happens(page: Path, demo: Path, tmp_path: Pat
         said = done.stdout if done.returncode == 0 else done.stdout + done.stderr
         assert done.returncode in ((0, 1, 2) if any(line.startswith("error: ") for line in shown) else (0,)), said
         assert agrees(shown, said.splitlines()), f"{page.name}: $ {command}\n{said}"
+
+
+def test_the_python_of_the_readme_runs(demo: Path, tmp_path: Path) -> None:
+    (script,) = re.findall(r"^```python\n(.*?)^```$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    shutil.copytree(demo, tmp_path / "demo")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "高风险" in done.stdout
 
 
 @pytest.mark.parametrize(
