@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, ConflictError, ContractError, IntegrityError
 from holdfast.frontend.client import Project
 
 YAML = """
@@ -100,3 +100,26 @@ def test_a_label_in_another_case_is_no_feature(tmp_path: Path) -> None:
         matrix = opened.matrix("churn").matrix
     assert matrix.task == "binary"
     assert matrix.feature_set.names == ("x",)
+
+
+def test_another_time_zone_than_that_of_the_data_is_refused(project: Project) -> None:
+    file = project.root / "holdfast.yaml"
+    file.write_text(file.read_text(encoding="utf-8") + "timezone: Asia/Shanghai\n", encoding="utf-8")
+    with holdfast.open(project.root) as again, pytest.raises(ConflictError, match="read in the time zone UTC"):
+        again.matrix("on issue")
+
+
+def test_files_that_belong_to_no_table_are_refused(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(ContractError, match="none of the delivered files belongs to a table"):
+        project.ingest("2024-01", [tmp_path / "readme.txt"])
+    assert project.data.get().version == "v1.0"
+
+
+def test_a_damaged_database_is_said(project: Project) -> None:
+    root = project.root
+    project.close()
+    for path in (root / ".holdfast").glob("holdfast.db*"):
+        path.write_bytes(b"garbage" * 1000)
+    with holdfast.open(root) as again, pytest.raises(IntegrityError, match="cannot be read"):
+        again.status()

@@ -348,7 +348,10 @@ def init(folder: str | Path, from_: str | Path | None = None) -> Path:
             proposal = propose(look(Path(from_), read))
     text = render(root.name or "project", proposal)
     parse(text, str(path))
-    root.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConflictError(f"{path} cannot be written: {error.strerror}", hint="Choose another folder.") from error
     return path

@@ -55,6 +55,7 @@ def test_a_name_that_is_none_is_said() -> None:
 @pytest.mark.parametrize(
     ("formula", "wrong"),
     [
+        ("MEAN(orders[payer].total WHERE paid = true, 30days)", "'30days' is not a window"),
         ("MEAN(order.total)", r"'order' is no child here; there are: orders\[customer_id\], orders\[payer\]"),
         ("COUNT(orders)", "'orders' has several links; name one of"),
         ("PERCENT_TRUE(orders[payer].total)", "PERCENT_TRUE takes truth values"),

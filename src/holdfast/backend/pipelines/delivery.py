@@ -215,6 +215,12 @@ class _Work:
     def check_tables(self) -> None:
         """Refuse what cannot be applied as a whole: missing tables, rewritten raw files, full lists out of order."""
         period = self._loaded.period
+        if not self.claimed:
+            raise ContractError(
+                "none of the delivered files belongs to a table",
+                where={"period": period.name},
+                hint=f"Delivered: {self._names()}. The tables' `files` in the project file say which are theirs.",
+            )
         self._check_rewritten()
         again = any(file.period == period.name for file in self._history)
         if again:

@@ -23,7 +23,7 @@ from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
 from holdfast.core.timeline import Period
-from holdfast.errors import ConfigError, NotFoundError
+from holdfast.errors import ConfigError, ConflictError, NotFoundError
 
 __all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
 
@@ -71,9 +71,9 @@ def find_target(settings: Settings, name: str | None) -> str:
         return next(iter(settings.targets))
     if name is None or name not in settings.targets:
         raise NotFoundError(
-            f"there is no target {name!r}" if name else "the project has several targets; name one",
+            f"there is no target {name!r}" if name else "which target?" if settings.targets else "there is no target",
             where={"key": "targets"},
-            hint=f"Targets are: {', '.join(settings.targets) or 'none; add one to holdfast.yaml'}",
+            hint=f"Targets are: {', '.join(settings.targets)}" if settings.targets else "Add one to holdfast.yaml.",
         )
     return name
 
@@ -132,6 +132,12 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
     target = settings.targets[find_target(settings, name)]
     dataset = datasets.get(version)
     schema = datasets.schema(dataset.id)
+    if schema.timezone != settings.timezone:
+        raise ConflictError(
+            f"the data was read in the time zone {schema.timezone}, the project file says {settings.timezone}",
+            where={"key": "timezone"},
+            hint="Change the project file back, or start a new project.",
+        )
     tables = datasets.read(dataset.id)
     current = {name: data.filter(pc.is_null(data.column(KNOWN_TO))) for name, data in tables.items()}
     end = Period.parse(dataset.period, settings.timezone).end

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast.backend.store.migrations import HEAD
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, IntegrityError
 
 __all__ = ["Store", "metadata"]
 
@@ -73,8 +73,17 @@ class Store:
             command.upgrade(config, "head")
 
     def _revision(self) -> str | None:
-        with self.read() as connection:
-            return _revision(connection)
+        try:
+            with self.read() as connection:
+                return _revision(connection)
+        except sa.exc.DatabaseError as error:
+            if isinstance(error, sa.exc.OperationalError):  # busy, or out of reach: not damaged
+                raise
+            raise IntegrityError(
+                f"the metadata database cannot be read: {error.orig}",
+                where={"file": self.engine.url.database or str(self.engine.url)},
+                hint="It is damaged, or none; restore it from a backup.",
+            ) from error
 
     def close(self) -> None:
         """Give back all connections."""

@@ -74,6 +74,10 @@ def _locked(descriptor: int, what: str) -> LockedError:
     doing = f" ({holder['doing']})" if holder.get("doing") else ""
     return LockedError(
         f"{what} is held by {who}{when}{doing}",
-        where={"pid": holder.get("pid"), "host": holder.get("host"), "since": since},
+        where={
+            "pid": holder.get("pid"),
+            "host": holder.get("host"),
+            "since": isoformat(since) if isinstance(since, int) else "just now",
+        },
         hint="Wait until it ends, or stop that process: the lock then frees itself.",
     )

@@ -37,8 +37,9 @@ def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
     """
     try:
         feature = _parse(formula.strip(), schema, table)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        where = {"key": "features.include", "feature": formula, **error.where}
+        raise ConfigError(error.message, where=where, hint=error.hint) from error
     except HoldfastError as error:
         raise ConfigError(
             f"feature {formula!r}: {error.message}", where={"key": "features.include"}, hint=error.hint
@@ -77,6 +78,8 @@ def _parse_call(name: str, inside: str, schema: Schema, table: str) -> Feature:
     window = _WINDOW.fullmatch(inside)
     inside = window[1] if window else inside
     where = _WHERE.fullmatch(inside)
+    if where and (odd := re.search(r",\s*(\d+\s*\w+)$", where[3])):
+        raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
     inside = where[1] if where else inside
     head, dot, tail = inside.partition(".")
     link = _link(head, schema.children(table), "child")

@@ -48,6 +48,8 @@ def predict(
     """Predict files, or one entity as it was known at a time."""
     if bool(files) == (entity is not None):
         raise typer.BadParameter("give FILES, or --entity KEY")
+    if files and (at or context or explain):
+        raise typer.BadParameter("--at, --context and --explain go with --entity; a file has columns for them")
     if entity is None:
         _predict_files(session, files or [], target, output)
         return

@@ -145,7 +145,7 @@ def complain(error: HoldfastError, as_json: bool) -> None:
         sys.stderr.write(document(error.to_dict()) + "\n")
         return
     lines = [f"error: {cell(error.message)}"]
-    lines += [f"  {name}: {cell(value)}" for name, value in error.where.items()]
+    lines += [f"  {name}: {value}" for name, value in error.where.items()]
     lines += [f"  next: {cell(error.hint)}"] if error.hint else []
     sys.stderr.write("\n".join(lines) + "\n")
 
