@@ -3,8 +3,10 @@
 `load` gives a frozen `Settings`; every default of the file is written here once. `Layout` names the folders.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +14,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
-from holdfast.core.timeline import Known, parse_duration, zone
-from holdfast.errors import ConfigError, nearest
+from holdfast.core.timeline import Known, parse_duration, parse_instant, zone
+from holdfast.errors import ConfigError, InputError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
-           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
+           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse", "parse_size"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
 
@@ -30,12 +32,23 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 def _checked(check: Callable[[str], object], value: str) -> str:
-    """`value`, when `check` takes it; its ConfigError becomes one that pydantic can place."""
+    """`value`, when `check` takes it; its error becomes one that pydantic can place."""
     try:
         check(value)
-    except ConfigError as error:
+    except (ConfigError, InputError) as error:
         raise ValueError(f"{error.message}. {error.hint}") from error
     return value
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|TB)\s*")
+
+
+def parse_size(text: str) -> int:
+    """`512MB`, `4GB` or `1.5TB` in bytes (thousands, not 1024s). ConfigError when it is none."""
+    match = _SIZE.fullmatch(text)
+    if not match or float(match[1]) == 0:
+        raise ConfigError(f"{text.strip()!r} is not a size", hint="Write it as 512MB, 4GB or 1.5TB.")
+    return int(float(match[1]) * {"MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]])
 
 
 class _Model(BaseModel):
@@ -138,6 +151,20 @@ class FeatureSettings(_Model):
     include: Names = ()
     exclude: Names = ()
     include_cutoff: bool = False
+    frozen: str | None = None
+    memory: str | None = None
+
+    @field_validator("frozen", mode="before")
+    @classmethod
+    def _frozen(cls, value: object) -> object:
+        # YAML reads 2016-01-01 as a date of its own.
+        text = value.isoformat() if isinstance(value, date) else value
+        return _checked(parse_instant, text) if isinstance(text, str) else text
+
+    @field_validator("memory")
+    @classmethod
+    def _memory(cls, value: str | None) -> str | None:
+        return None if value is None else _checked(parse_size, value)
 
     @field_validator("windows")
     @classmethod

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.backend.logging import LOGGER
 from holdfast.backend.settings import PROJECT_FILE, Settings, parse
 from holdfast.backend.wiring import Services, file_reader
+from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 
 if TYPE_CHECKING:
@@ -156,14 +157,33 @@ class Project:
         ]
 
     def matrix(
-        self, target: str | None = None, *, version: str | None = None, progress: Progress | None = None
+        self,
+        target: str | None = None,
+        *,
+        version: str | None = None,
+        frozen_at: str | None = None,
+        full: bool = False,
+        progress: Progress | None = None,
     ) -> "BuiltMatrix":
-        """Compute the point-in-time matrix of a target and write it below `features/`."""
+        """Compute the point-in-time matrix of a target and write it below `features/`.
+
+        What an older matrix still answers is taken over, unless `full`. `frozen_at` (a date or time) is used instead of
+        `features.frozen`.
+        """
         from holdfast.backend.pipelines.features import build_matrix, find_target
 
         name = find_target(self.settings, target)
         with self._verb("features", f"matrix {name}"):
-            return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+            return build_matrix(
+                self.data, self.features, self._frozen(frozen_at), name, version=version, full=full, progress=progress
+            )
+
+    def _frozen(self, moment: str | None) -> Settings:
+        """The settings with history frozen at another moment."""
+        if moment is None:
+            return self.settings
+        parse_instant(moment, self.settings.timezone)
+        return self.settings.model_copy(update={"features": self.settings.features.model_copy(update={"frozen": moment})})
 
     def train(
         self,

@@ -5,7 +5,7 @@ moment. `reach.touched` carries these moments to the asked entities; a row whose
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,17 @@ import pyarrow.parquet as pq
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.features.reach import touched
 from holdfast.backend.features.scratch import ScratchTables, columns_read
+from holdfast.core.features.evaluate import frozen
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.pieces import Column
 from holdfast.core.features.plan import compile_plan, is_code
 from holdfast.core.features.world import categories_of
-from holdfast.core.schema import DType, Schema
+from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
+from holdfast.core.timeline import NEVER
 
-__all__ = ["Kept", "earlier_values", "reusable", "unaffected"]
+__all__ = ["earlier_values", "reusable", "unaffected"]
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Values that still hold: for the asked rows `at`, of the features at `places` of the set, their columns."""
-
-    at: Ints
-    places: tuple[int, ...]
-    columns: tuple[Column, ...]
 
 
 def reusable(old: FeatureSet, new: FeatureSet) -> tuple[int, ...]:
@@ -41,9 +34,9 @@ def reusable(old: FeatureSet, new: FeatureSet) -> tuple[int, ...]:
 
     A feature of the question's own columns counts only where these are features of both: they tell questions apart.
     """
-    if (old.entity, old.include_cutoff) != (new.entity, new.include_cutoff):
-        return ()
-    if old.schema.timezone != new.schema.timezone:
+    if any(
+        getattr(old, name) != getattr(new, name) for name in ("entity", "include_cutoff", "frozen_at")
+    ) or old.schema.timezone != new.schema.timezone:
         return ()
     told = _contexts(old) & _contexts(new)
     before = {feature.name: feature for feature in old.features}
@@ -77,24 +70,50 @@ def unaffected(
     False where they may differ: never wrong, only careful.
     """
     plan, columns = compile_plan(feature_set), columns_read(feature_set)
+    old, new, whole = _differing(columns, old, new)
+    cutoffs = frozen(feature_set, asked.cutoffs)
     with ScratchTables(feature_set.schema) as tables:
         tables.register(old, "old_")
         tables.register(new)
+        tables.register(whole, "all_")
         changed, rows = {}, {}
         for name, kept in columns.items():
             changed[name] = _changed(tables, name, kept)
             read = ", ".join(f"c{feature_set.schema.table(name).names.index(c)}" for c in kept)
-            rows[name] = tables.make(
-                f"SELECT {read} FROM {tables.table(name)} UNION ALL SELECT {read} FROM {changed[name]}"  # noqa: S608
+            rows[name] = (
+                f"(SELECT {read} FROM all_{tables.table(name)} UNION ALL SELECT {read} FROM {changed[name]})"  # noqa: S608
             )
         moments = touched(tables, plan, changed, rows)
-        kept_asked = tables.put(pa.table({"i": np.arange(len(asked.cutoffs)), "k": asked.entities, "c": asked.cutoffs}))
+        kept_asked = tables.put(pa.table({"i": np.arange(len(asked.cutoffs)), "k": asked.entities, "c": cutoffs}))
         found = tables.fetch(
             f"SELECT a.i FROM {kept_asked} a JOIN {moments} e ON a.k = e.k WHERE a.c >= e.m"  # noqa: S608
         )
     same = np.ones(len(asked.cutoffs), np.bool_)
     same[found.column("i").to_numpy()] = False
     return same
+
+
+def _differing(
+    columns: Mapping[str, tuple[str, ...]], old: Mapping[str, pa.Table], new: Mapping[str, pa.Table]
+) -> tuple[dict[str, pa.Table], dict[str, pa.Table], dict[str, pa.Table]]:
+    """Both sides without the rows that begin both alike: a version mostly adds to the one before it. And all of `new`."""
+    one, other, whole = {}, {}, {}
+    for name, kept in columns.items():
+        before, after = old.get(name), new.get(name)
+        if after is not None:
+            whole[name] = other[name] = after
+        if before is not None:
+            one[name] = before
+        names = [*kept, KNOWN_FROM, KNOWN_TO]
+        if before is None or after is None or any(c not in t.column_names for c in names for t in (before, after)):
+            continue
+        head = after.slice(0, len(before))
+        if all(head[c].equals(before[c]) for c in names[:-1]):
+            ends = [t[KNOWN_TO].cast(pa.int64()).fill_null(NEVER).to_numpy() for t in (before, head)]
+            moved = pa.array(np.flatnonzero(ends[0] != ends[1]))
+            one[name] = before.take(moved)
+            other[name] = pa.concat_tables([head.take(moved), after.slice(len(before))])
+    return one, other, whole
 
 
 def _changed(tables: ScratchTables, name: str, columns: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ from holdfast.backend.features.reach import Need
 from holdfast.backend.features.scratch import ScratchTables, columns_read, pruned
 from holdfast.backend.store.files import write_whole
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
-from holdfast.core.features.evaluate import Evaluator
+from holdfast.core.features.evaluate import Evaluator, frozen
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.pieces import Column, assemble
 from holdfast.core.features.plan import compile_plan, is_code
@@ -90,6 +90,7 @@ def evaluate_in_parts(
 
     InputError when what a single entity needs does not fit into the memory.
     """
+    asked = replace(asked, cutoffs=frozen(feature_set, asked.cutoffs))
     lowered, above = _lowered(feature_set)
     context = dict(asked.context)
     for link_column, parent, names in above:

@@ -31,7 +31,7 @@ from holdfast.core.features.world import NULL_TIME, World, categories_of, floats
 from holdfast.core.schema import DType
 from holdfast.errors import InputError
 
-__all__ = ["Evaluator", "evaluate", "visible_rows"]
+__all__ = ["Evaluator", "evaluate", "frozen", "visible_rows"]
 
 Ints = npt.NDArray[np.int64]
 _CELLS = 8_000_000
@@ -61,7 +61,8 @@ class Evaluator:
         if len(cutoffs) != len(entities):
             raise InputError(f"{len(entities)} entities but {len(cutoffs)} cutoffs")
         codes = world.codes(self.feature_set.entity, entities)
-        asked = _Asked(self, world, codes, np.ascontiguousarray(cutoffs, np.int64), given)
+        moments = np.ascontiguousarray(frozen(self.feature_set, cutoffs), np.int64)
+        asked = _Asked(self, world, codes, moments, given)
         return self._frame(asked.run(), len(entities))
 
     def _frame(self, subject: Subject, rows: int) -> FeatureFrame:
@@ -89,6 +90,11 @@ def evaluate(
     and sums are 0, the rest null. InputError when lengths or types do not fit.
     """
     return Evaluator(feature_set).evaluate(world, entities, cutoffs, context)
+
+
+def frozen(feature_set: FeatureSet, cutoffs: Ints) -> Ints:
+    """The cutoffs that count: none is after the moment at which the set freezes history."""
+    return cutoffs if feature_set.frozen_at is None else np.minimum(cutoffs, feature_set.frozen_at)
 
 
 @dataclass
@@ -161,6 +167,7 @@ def visible_rows(
     `entity` is an Arrow array of one key. Only tables that the features read, at any depth.
     """
     place, found = Place(world, feature_set.include_cutoff), dict[str, set[tuple[str, int]]]()
+    cutoff = cutoff if feature_set.frozen_at is None else min(cutoff, feature_set.frozen_at)
     codes = world.codes(feature_set.entity, entity)
     rows = rows_as_of(place, feature_set.entity, codes, np.array([cutoff], np.int64))
     for feature in dict.fromkeys(feature_set.features):

@@ -24,8 +24,9 @@ def assemble(
     depend on how the rows were parted.
     """
     columns: dict[str, Column] = {}
+    held = [(at, dict(zip(places, values, strict=True))) for at, places, values in pieces]
     for place, (name, feature) in enumerate(zip(feature_set.names, feature_set.features, strict=True)):
-        found = [(at, values[list(places).index(place)]) for at, places, values in pieces if place in places]
+        found = [(at, values[place]) for at, values in held if place in values]
         columns[name] = _codes(rows, found) if is_code(feature) else _numbers(rows, found)
     return _frame(feature_set, rows, columns)
 

@@ -1,0 +1,145 @@
+"""Matrices that extend older ones, that are made by parts, that go on after kill -9, and with frozen history."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import holdfast
+from holdfast.errors import ConfigError, InputError
+from holdfast.frontend.client import Project
+
+YAML = """
+project: 商店
+tables:
+  shops: {files: shops.csv, key: shop, delivery: full}
+  people: {files: people.csv, key: id, links: {shop: shops}, delivery: full}
+  visits:
+    files: visits.csv
+    key: visit
+    time: at
+    known: event + 2d
+    links: {person: people}
+targets:
+  spend: {entity: people, from: visits, cutoff: at, label: amount, context: [kind]}
+features: {depth: 2, windows: [all, 40d], include: ["shops.MEAN(people.COUNT(visits))"]EXTRA}
+split: {by: random}
+"""
+
+
+def project_in(folder: Path, extra: str = "") -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "holdfast.yaml").write_text(YAML.replace("EXTRA", extra), encoding="utf-8")
+    return holdfast.open(folder)
+
+
+def write_months(folder: Path, months: int = 4, people: int = 40, visits: int = 120) -> list[tuple[str, Path]]:
+    """Deliveries with rows that come late, rows that are corrected, people who move and people who go."""
+    rng = random.Random(7)
+    made = []
+    rows: dict[str, str] = {}
+    town = {i: i % 5 for i in range(people)}
+    for month in range(1, months + 1):
+        out = folder / f"2024-{month:02}"
+        out.mkdir(parents=True)
+        town[rng.randrange(people)] = rng.randrange(5)
+        gone = {month * 7 % people}
+        (out / "shops.csv").write_text("shop,size,城市\n" + "".join(f"s{i},{i * 3 + month // 3},镇{i % 2}\n" for i in range(5)))
+        listed = "".join(f"{i},s{shop},{20 + i}\n" for i, shop in town.items() if i not in gone)
+        (out / "people.csv").write_text("id,shop,age\n" + listed)
+        new = {}
+        for number in range(visits):
+            late = month > 1 and number % 29 == 0
+            day = 1 + rng.randrange(27)
+            new[f"{month}-{number}"] = (
+                f"{rng.randrange(people)},2024-{month - late:02}-{day:02},{rng.randrange(1000) / 10},{rng.choice(['甲', '乙', '丙'])}"
+            )
+        for key in rng.sample(sorted(rows), min(2, len(rows))):  # corrections
+            person, at, _, kind = rows[key].split(",")
+            new[key] = f"{person},{at},{rng.randrange(1000) / 10},{kind}"
+        rows.update(new)
+        (out / "visits.csv").write_text(
+            "visit,person,at,amount,kind\n" + "".join(f"{k},{v}\n" for k, v in new.items()), encoding="utf-8"
+        )
+        made.append((f"2024-{month:02}", out))
+    return made
+
+
+def test_a_month_extends_the_matrix_with_the_bytes_of_a_full_one(tmp_path: Path) -> None:
+    months = write_months(tmp_path / "files")
+    with project_in(tmp_path / "p") as project:
+        reused = []
+        for period, files in months:
+            project.ingest(period, [files])
+            built = project.matrix()
+            reused.append(built.reused)
+            assert project.matrix(full=True).matrix.record.sha256 == built.matrix.record.sha256
+        assert reused[0] == 0
+        assert all(0 < count < built.matrix.record.rows for count in reused[1:])
+        again = project.matrix()
+        assert again.reused == again.matrix.record.rows
+
+
+def test_only_changed_features_are_computed_for_rows_that_hold(tmp_path: Path) -> None:
+    months = write_months(tmp_path / "files", 2)
+    with project_in(tmp_path / "p") as project:
+        for period, files in months:
+            project.ingest(period, [files])
+        project.matrix()
+    with project_in(tmp_path / "p", ', conditions: {visits.kind: ["丙"]}') as project:
+        built = project.matrix()
+        assert built.reused == built.matrix.record.rows
+        assert project.matrix(full=True).matrix.record.sha256 == built.matrix.record.sha256
+
+
+def test_by_parts_is_the_same_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    months = write_months(tmp_path / "files", 2)
+    with project_in(tmp_path / "p") as project:
+        for period, files in months:
+            project.ingest(period, [files])
+        whole = project.matrix().matrix.record.sha256
+    with project_in(tmp_path / "p", ", memory: 0.2MB") as project:
+        heard: list[str] = []
+        built = project.matrix(full=True, progress=lambda _done, _total, message: heard.append(message))
+        assert built.matrix.record.sha256 == whole
+        assert len([message for message in heard if "computing features" in message]) > 1
+        assert not any((tmp_path / "p" / ".holdfast" / "partial").iterdir())
+
+
+def test_history_frozen_at_a_date(tmp_path: Path) -> None:
+    months = write_months(tmp_path / "files", 3)
+    with project_in(tmp_path / "p") as project:
+        for period, files in months:
+            project.ingest(period, [files])
+        plain = project.matrix().matrix
+        frozen = project.matrix(frozen_at="2024-02-01").matrix
+        assert frozen.feature_set.frozen_at is not None
+        assert frozen.record.feature_set != plain.record.feature_set
+        early = plain.cutoffs <= frozen.feature_set.frozen_at
+        assert 0 < early.sum() < len(early)
+        for name, column in plain.frame.columns.items():
+            one, other = (getattr(c, "decode", lambda c=c: c)() for c in (column, frozen.frame.columns[name]))
+            assert one[early].tolist() == other[early].tolist() or (one[early] == other[early])[one[early] == one[early]].all()
+        late = (frozen.entities.to_pylist(), ~early)
+        counts: dict[int, set[float]] = {}
+        for entity, is_late, value in zip(late[0], late[1], frozen.frame.columns["COUNT(visits)"], strict=True):
+            if is_late:
+                counts.setdefault(entity, set()).add(float(value))
+        assert all(len(values) == 1 for values in counts.values())
+        with pytest.raises(InputError, match="not a date"):
+            project.matrix(frozen_at="soon")
+
+
+def test_sizes_and_dates_of_the_project_file_are_checked(tmp_path: Path) -> None:
+    with project_in(tmp_path / "p", ", frozen: 2024-02-01, memory: 4GB") as project:
+        assert project.settings.features.frozen == "2024-02-01"
+    for wrong in (", memory: 4 cows", ", frozen: someday"):
+        with pytest.raises(ConfigError):
+            project_in(tmp_path / "p", wrong)
