@@ -1,6 +1,5 @@
 """Matrices that extend older ones, that are made by parts, that go on after kill -9, and with frozen history."""
 
-import json
 import os
 import random
 import signal
@@ -9,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import holdfast
@@ -28,7 +26,7 @@ tables:
     known: event + 2d
     links: {person: people}
 targets:
-  spend: {entity: people, from: visits, cutoff: at, label: amount, context: [kind]}
+  spend: {entity: people, from: visits, cutoff: at, label: amount, context: [kind], where: "visit like '%7' or visit like '%3'"}
 features: {depth: 2, windows: [all, 40d], include: ["shops.MEAN(people.COUNT(visits))"]EXTRA}
 split: {by: random}
 """
@@ -99,18 +97,43 @@ def test_only_changed_features_are_computed_for_rows_that_hold(tmp_path: Path) -
         assert project.matrix(full=True).matrix.record.sha256 == built.matrix.record.sha256
 
 
-def test_by_parts_is_the_same_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    months = write_months(tmp_path / "files", 2)
-    with project_in(tmp_path / "p") as project:
-        for period, files in months:
-            project.ingest(period, [files])
-        whole = project.matrix().matrix.record.sha256
-    with project_in(tmp_path / "p", ", memory: 0.2MB") as project:
-        heard: list[str] = []
-        built = project.matrix(full=True, progress=lambda _done, _total, message: heard.append(message))
-        assert built.matrix.record.sha256 == whole
-        assert len([message for message in heard if "computing features" in message]) > 1
-        assert not any((tmp_path / "p" / ".holdfast" / "partial").iterdir())
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose tables take more than `features.memory`."""
+    folder = tmp_path_factory.mktemp("large")
+    (_, files), *_ = write_months(folder / "files", 1, people=3000, visits=500_000)
+    with project_in(folder / "p", LARGE) as project:
+        project.ingest("2024-01", [files])
+    return folder / "p"
+
+
+LARGE = ", memory: 128MB"
+RUN = "import sys, holdfast; print(holdfast.open(sys.argv[1]).matrix(full=True).matrix.record.sha256)"
+
+
+def test_a_killed_run_goes_on_behind_its_finished_parts(large: Path) -> None:
+    """By parts it is the same file as in one piece, also after kill -9, and nothing is left behind."""
+    partial = large / ".holdfast" / "partial" / "spend"
+    child = subprocess.Popen([sys.executable, "-c", RUN, str(large)], stdout=subprocess.PIPE, env=os.environ)  # noqa: S603
+    while not (done := {path: path.stat().st_mtime_ns for path in partial.glob("*.parquet")}):
+        assert child.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert done
+    seen: dict[Path, int] = {}
+
+    def progress(_done: int, _total: int, message: str) -> None:
+        if "computing features: " in message:
+            seen.update({path: path.stat().st_mtime_ns for path in partial.glob("*.parquet")})
+
+    with holdfast.open(large) as project:
+        parted = project.matrix(full=True, progress=progress).matrix.record
+    assert done.items() <= seen.items()
+    assert len(seen) > len(done)
+    assert not partial.exists()
+    with project_in(large, "") as project:
+        assert project.matrix(full=True).matrix.record.sha256 == parted.sha256
 
 
 def test_history_frozen_at_a_date(tmp_path: Path) -> None:

@@ -40,15 +40,21 @@ def _checked(check: Callable[[str], object], value: str) -> str:
     return value
 
 
+_LEAST_MEMORY = 128 * 10**6
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|TB)\s*")
 
 
 def parse_size(text: str) -> int:
     """`512MB`, `4GB` or `1.5TB` in bytes (thousands, not 1024s). ConfigError when it is none."""
     match = _SIZE.fullmatch(text)
-    if not match or float(match[1]) == 0:
+    if not match:
         raise ConfigError(f"{text.strip()!r} is not a size", hint="Write it as 512MB, 4GB or 1.5TB.")
     return int(float(match[1]) * {"MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]])
+
+
+def _memory(text: str) -> None:
+    if parse_size(text) < _LEAST_MEMORY:
+        raise ConfigError(f"{text!r} is too little memory to compute with", hint="Give at least 128MB.")
 
 
 class _Model(BaseModel):
@@ -164,7 +170,7 @@ class FeatureSettings(_Model):
     @field_validator("memory")
     @classmethod
     def _memory(cls, value: str | None) -> str | None:
-        return None if value is None else _checked(parse_size, value)
+        return None if value is None else _checked(_memory, value)
 
     @field_validator("windows")
     @classmethod

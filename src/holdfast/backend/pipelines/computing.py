@@ -106,6 +106,6 @@ def _evaluated(job: Job, feature_set: FeatureSet, asked: Questions) -> FeatureFr
         world = World.build(feature_set.schema, job.tables)
         return compact(feature_set, evaluate(feature_set, world, asked.entities, asked.cutoffs, asked.context))
     parts = Parts(memory=room, folder=job.folder, data=job.dataset)
-    with ScratchTables(feature_set.schema, memory=memory // 4, folder=job.folder) as tables:
+    with ScratchTables(feature_set.schema, memory=max(memory // 4, 64 * 10**6), folder=job.folder) as tables:
         tables.register(job.tables)
         return evaluate_in_parts(feature_set, tables, asked, parts, job.progress)
