@@ -6,7 +6,7 @@ Tables are t0, t1 ... and columns c0, c1 ..., by position in the schema: no spel
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ import pyarrow as pa
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SYSTEM_FIELDS, DType, Schema, Table
 
-__all__ = ["ScratchTables", "columns_read"]
+__all__ = ["ScratchTables", "columns_read", "pruned"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -74,6 +74,22 @@ class ScratchTables:
         for name in self.schema.tables:
             self.database.register(f"{prefix}{self._places[name]}", self._plain(name, tables.get(name)))
 
+    def scan(self, name: str, files: Sequence[Path]) -> None:
+        """Show a table that lies in Parquet files with the schema's columns, and perhaps KNOWN_FROM and KNOWN_TO.
+
+        They are read again for each question, and never held.
+        """
+        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+        source = f"read_parquet([{listed}])"
+        names = {row[0] for row in self.database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}  # noqa: S608
+        columns = [f"{_quoted(c)} AS c{place}" for place, c in enumerate(self.schema.table(name).names)]
+        for system, plain in ((KNOWN_FROM, "known_from"), (KNOWN_TO, "known_to")):
+            held = f"epoch_us({_quoted(system)})" if system in names else "NULL::BIGINT"
+            columns.append(f"{held} AS {plain}")
+        self.database.execute(
+            f"CREATE TEMP VIEW {self._places[name]} AS SELECT {', '.join(columns)} FROM {source}"  # noqa: S608
+        )
+
     def _plain(self, name: str, data: pa.Table | None) -> pa.Table:
         table = self.schema.table(name)
         if data is None:
@@ -97,7 +113,7 @@ class ScratchTables:
         return self.column(table, self.schema.table(table).key[0])
 
     def happened(self, table: str, alias: str = "t") -> str:
-        """SQL of when a row happened, in microseconds; null where it does not say, NULL-free 0 rows never."""
+        """SQL of when a row happened, in microseconds; null where it does not say."""
         time = self.schema.table(table).time
         return f"epoch_us({alias}.{self.column(table, time)})" if time else "NULL::BIGINT"
 
@@ -148,6 +164,10 @@ class ScratchTables:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def pruned(schema: Schema, columns: Mapping[str, tuple[str, ...]]) -> Schema:
