@@ -26,7 +26,8 @@ tables:
     known: event + 2d
     links: {person: people}
 targets:
-  spend: {entity: people, from: visits, cutoff: at, label: amount, context: [kind], where: "visit like '%7' or visit like '%3'"}
+  spend:
+    {entity: people, from: visits, cutoff: at, label: amount, context: [kind], where: "regexp_matches(visit, '[37]$')"}
 features: {depth: 2, windows: [all, 40d], include: ["shops.MEAN(people.COUNT(visits))"]EXTRA}
 split: {by: random}
 """
@@ -49,16 +50,17 @@ def write_months(folder: Path, months: int = 4, people: int = 40, visits: int = 
         out.mkdir(parents=True)
         town[rng.randrange(people)] = rng.randrange(5)
         gone = {month * 7 % people}
-        (out / "shops.csv").write_text("shop,size,城市\n" + "".join(f"s{i},{i * 3 + month // 3},镇{i % 2}\n" for i in range(5)))
+        (out / "shops.csv").write_text(
+            "shop,size,城市\n" + "".join(f"s{i},{i * 3 + month // 3},镇{i % 2}\n" for i in range(5))
+        )
         listed = "".join(f"{i},s{shop},{20 + i}\n" for i, shop in town.items() if i not in gone)
         (out / "people.csv").write_text("id,shop,age\n" + listed)
         new = {}
         for number in range(visits):
             late = month > 1 and number % 29 == 0
             day = 1 + rng.randrange(27)
-            new[f"{month}-{number}"] = (
-                f"{rng.randrange(people)},2024-{month - late:02}-{day:02},{rng.randrange(1000) / 10},{rng.choice(['甲', '乙', '丙'])}"
-            )
+            amount, kind = rng.randrange(1000) / 10, rng.choice(["甲", "乙", "丙"])
+            new[f"{month}-{number}"] = f"{rng.randrange(people)},2024-{month - late:02}-{day:02},{amount},{kind}"
         for key in rng.sample(sorted(rows), min(2, len(rows))):  # corrections
             person, at, _, kind = rows[key].split(",")
             new[key] = f"{person},{at},{rng.randrange(1000) / 10},{kind}"
@@ -114,7 +116,7 @@ RUN = "import sys, holdfast; print(holdfast.open(sys.argv[1]).matrix(full=True).
 def test_a_killed_run_goes_on_behind_its_finished_parts(large: Path) -> None:
     """By parts it is the same file as in one piece, also after kill -9, and nothing is left behind."""
     partial = large / ".holdfast" / "partial" / "spend"
-    child = subprocess.Popen([sys.executable, "-c", RUN, str(large)], stdout=subprocess.PIPE, env=os.environ)  # noqa: S603
+    child = subprocess.Popen([sys.executable, "-c", RUN, str(large)], stdout=subprocess.PIPE, env=os.environ)
     while not (done := {path: path.stat().st_mtime_ns for path in partial.glob("*.parquet")}):
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -149,7 +151,10 @@ def test_history_frozen_at_a_date(tmp_path: Path) -> None:
         assert 0 < early.sum() < len(early)
         for name, column in plain.frame.columns.items():
             one, other = (getattr(c, "decode", lambda c=c: c)() for c in (column, frozen.frame.columns[name]))
-            assert one[early].tolist() == other[early].tolist() or (one[early] == other[early])[one[early] == one[early]].all()
+            assert (
+                one[early].tolist() == other[early].tolist()
+                or (one[early] == other[early])[one[early] == one[early]].all()
+            )
         late = (frozen.entities.to_pylist(), ~early)
         counts: dict[int, set[float]] = {}
         for entity, is_late, value in zip(late[0], late[1], frozen.frame.columns["COUNT(visits)"], strict=True):

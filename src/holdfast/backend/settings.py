@@ -18,7 +18,8 @@ from holdfast.core.timeline import Known, parse_duration, parse_instant, zone
 from holdfast.errors import ConfigError, InputError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
-           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse", "parse_size"]  # fmt: skip
+           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse",
+           "parse_size"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
 

@@ -183,7 +183,8 @@ class Project:
         if moment is None:
             return self.settings
         parse_instant(moment, self.settings.timezone)
-        return self.settings.model_copy(update={"features": self.settings.features.model_copy(update={"frozen": moment})})
+        features = self.settings.features.model_copy(update={"frozen": moment})
+        return self.settings.model_copy(update={"features": features})
 
     def train(
         self,

@@ -1,7 +1,5 @@
 """Parted evaluation gives the bits of the whole, and goes on where it was killed."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
@@ -10,10 +8,10 @@ from hypothesis import strategies as st
 from holdfast.backend.features.partitions import Parts, Questions, evaluate_in_parts
 from holdfast.backend.features.scratch import ScratchTables
 from holdfast.core.features.frame import FeatureFrame
+from holdfast.core.features.world import World
 
 from .test_promises import ASKED, ENTITIES, SETS, bits, run
 from .worlds import SCHEMA, Generated, generated
-from holdfast.core.features.world import World
 
 
 def questions(name: str, asked: list[tuple[int, int]]) -> Questions:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.features.reach import touched
 from holdfast.backend.features.scratch import ScratchTables, columns_read
-from holdfast.core.features.evaluate import frozen
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
+from holdfast.core.features.evaluate import frozen
 from holdfast.core.features.pieces import Column
 from holdfast.core.features.plan import compile_plan, is_code
 from holdfast.core.features.world import categories_of
@@ -34,9 +34,10 @@ def reusable(old: FeatureSet, new: FeatureSet) -> tuple[int, ...]:
 
     A feature of the question's own columns counts only where these are features of both: they tell questions apart.
     """
-    if any(
-        getattr(old, name) != getattr(new, name) for name in ("entity", "include_cutoff", "frozen_at")
-    ) or old.schema.timezone != new.schema.timezone:
+    if (
+        any(getattr(old, name) != getattr(new, name) for name in ("entity", "include_cutoff", "frozen_at"))
+        or old.schema.timezone != new.schema.timezone
+    ):
         return ()
     told = _contexts(old) & _contexts(new)
     before = {feature.name: feature for feature in old.features}
@@ -44,7 +45,12 @@ def reusable(old: FeatureSet, new: FeatureSet) -> tuple[int, ...]:
     for place, feature in enumerate(new.features):
         same = before.get(feature.name)
         asks = {one.column for one in feature.walk() if one.kind is Kind.CONTEXT}
-        if same is not None and asks <= told and same.to_dict() == feature.to_dict() and _reads(old, same) == _reads(new, feature):
+        if (
+            same is not None
+            and asks <= told
+            and same.to_dict() == feature.to_dict()
+            and _reads(old, same) == _reads(new, feature)
+        ):
             places.append(place)
     return tuple(places)
 
@@ -80,9 +86,7 @@ def unaffected(
         for name, kept in columns.items():
             changed[name] = _changed(tables, name, kept)
             read = ", ".join(f"c{feature_set.schema.table(name).names.index(c)}" for c in kept)
-            rows[name] = (
-                f"(SELECT {read} FROM all_{tables.table(name)} UNION ALL SELECT {read} FROM {changed[name]})"  # noqa: S608
-            )
+            rows[name] = f"(SELECT {read} FROM all_{tables.table(name)} UNION ALL SELECT {read} FROM {changed[name]})"  # noqa: S608
         moments = touched(tables, plan, changed, rows)
         kept_asked = tables.put(pa.table({"i": np.arange(len(asked.cutoffs)), "k": asked.entities, "c": cutoffs}))
         found = tables.fetch(
@@ -96,7 +100,7 @@ def unaffected(
 def _differing(
     columns: Mapping[str, tuple[str, ...]], old: Mapping[str, pa.Table], new: Mapping[str, pa.Table]
 ) -> tuple[dict[str, pa.Table], dict[str, pa.Table], dict[str, pa.Table]]:
-    """Both sides without the rows that begin both alike: a version mostly adds to the one before it. And all of `new`."""
+    """Both sides without the rows that begin both alike (a version mostly adds to another), and all of `new`."""
     one, other, whole = {}, {}, {}
     for name, kept in columns.items():
         before, after = old.get(name), new.get(name)
@@ -141,9 +145,9 @@ def _changed(tables: ScratchTables, name: str, columns: tuple[str, ...]) -> str:
 def earlier_values(
     path: Path, old: FeatureSet, new: FeatureSet, places: tuple[int, ...], asked: Questions
 ) -> tuple[Ints, Ints, list[Column]]:
-    """Which asked rows an older matrix file answers: their positions, its rows, and the columns at `places` of all its rows.
+    """Which asked rows an older matrix file answers: their positions, its rows for them, and its columns at `places`.
 
-    A question is the same when entity, cutoff and the context that features read are.
+    The columns are of all its rows. A question is the same when entity, cutoff and the context that features read are.
     """
     schema = pq.read_schema(path)
     index = schema.pandas_metadata["index_columns"]
@@ -174,7 +178,8 @@ def _matched(wanted: Mapping[str, pa.Array], held: Mapping[str, pa.Array]) -> tu
         one = tables.put(pa.table({"i": np.arange(len(wanted["k"])), **wanted}))
         other = tables.put(pa.table({"j": np.arange(len(held["k"])), **held}))
         same = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in wanted)
-        found = tables.fetch(f"SELECT a.i, min(b.j) AS j FROM {one} a JOIN {other} b ON {same} GROUP BY a.i ORDER BY a.i")  # noqa: S608
+        query = f"SELECT a.i, min(b.j) AS j FROM {one} a JOIN {other} b ON {same} GROUP BY a.i ORDER BY a.i"  # noqa: S608
+        found = tables.fetch(query)
     return found.column("i").to_numpy(), found.column("j").to_numpy()
 
 

@@ -143,9 +143,7 @@ def _lowered(feature_set: FeatureSet) -> tuple[FeatureSet, list[tuple[str, Featu
     return replace(feature_set, features=features, context=(*feature_set.context, *extra)), above
 
 
-def _parents(
-    tables: ScratchTables, feature_set: FeatureSet, column: str, asked: Questions
-) -> tuple[Questions, Ints]:
+def _parents(tables: ScratchTables, feature_set: FeatureSet, column: str, asked: Questions) -> tuple[Questions, Ints]:
     """The distinct (parent, cutoff) of the asked rows, as their link was known at the cutoff; and whose each one is."""
     entity = feature_set.entity
     kept = tables.put(pa.table({"i": np.arange(len(asked.cutoffs)), "k": asked.entities, "c": asked.cutoffs}))

@@ -27,7 +27,7 @@ class Need:
         terms = []
         for (name, column), keys in self.wanted.items():
             if name == table:
-                union = " UNION ALL ".join(f"SELECT k FROM {one}" for one in dict.fromkeys(keys))
+                union = " UNION ALL ".join(f"SELECT k FROM {one}" for one in dict.fromkeys(keys))  # noqa: S608
                 terms.append(f"t.{column} IN ({union})")
         return " OR ".join(terms) or "false"
 
@@ -98,7 +98,11 @@ class _Touched:
             found.append(self._joined(table, on, column, self.of(above, key(link.parent))))
         for children in stage.children:
             below = self.below(children.link, children.stage)
-            found.append(f"SELECT k, m FROM {below}" if on == key(table) else self._joined(table, on, key(table), below))
+            found.append(
+                f"SELECT k, m FROM {below}"  # noqa: S608
+                if on == key(table)
+                else self._joined(table, on, key(table), below)
+            )
         for link in _within(stage):
             column = self.tables.column(table, link.column)
             before = self.tables.make(self._own(table, column))

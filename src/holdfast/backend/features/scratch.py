@@ -94,7 +94,9 @@ class ScratchTables:
         table = self.schema.table(name)
         if data is None:
             data = pa.table({c.name: pa.array([], c.dtype.arrow) for c in table.columns})
-        columns = [data[c.name] if c.name in data.column_names else pa.nulls(len(data), c.dtype.arrow) for c in table.columns]
+        columns = [
+            data[c.name] if c.name in data.column_names else pa.nulls(len(data), c.dtype.arrow) for c in table.columns
+        ]
         for system in (KNOWN_FROM, KNOWN_TO):
             held = data[system] if system in data.column_names else pa.nulls(len(data), SYSTEM_FIELDS[system])
             columns.append(held.cast(SYSTEM_FIELDS[system]).cast(pa.int64()))
@@ -129,7 +131,7 @@ class ScratchTables:
         self._made += 1
         name = f"made{self._made}"
         self.database.register(f"{name}_arrow", data)
-        self.database.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM {name}_arrow")
+        self.database.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM {name}_arrow")  # noqa: S608
         self.database.unregister(f"{name}_arrow")
         return name
 
@@ -146,7 +148,7 @@ class ScratchTables:
         """States of a table that meet a condition (over alias t), with those user columns, KNOWN_FROM and KNOWN_TO."""
         table = self.schema.table(name)
         listed = ", ".join([*(f"t.{self.column(name, c)}" for c in columns), "t.known_from", "t.known_to"])
-        found = self.fetch(f"SELECT {listed} FROM {self.table(name)} t WHERE {where}")
+        found = self.fetch(f"SELECT {listed} FROM {self.table(name)} t WHERE {where}")  # noqa: S608
         arrays = [found.column(i).cast(table.column(c).dtype.arrow) for i, c in enumerate(columns)]
         known = [found.column(len(columns) + i).cast(DType.TIME.arrow) for i in range(2)]
         return pa.table([*arrays, *known], names=[*columns, KNOWN_FROM, KNOWN_TO])

@@ -1,4 +1,4 @@
-"""The values of a matrix: what an older matrix still answers is taken over, the rest is computed, by parts if need be."""
+"""The values of a matrix: what an older one still answers is taken over, the rest computed, by parts if need be."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -79,7 +79,9 @@ def _taken_over(
         at, rows, columns = earlier_values(features.path(record), old, job.feature_set, places, job.asked)
         some = replace(job.feature_set, features=tuple(job.feature_set.features[place] for place in places))
         if record.dataset != job.dataset:
-            tables = datasets.read(record.dataset, [n for n in columns_read(some) if n in _tables_of(datasets, record.dataset)])
+            tables = datasets.read(
+                record.dataset, [n for n in columns_read(some) if n in _tables_of(datasets, record.dataset)]
+            )
             same = unaffected(some, tables, job.tables, job.asked.take(at))
             at, rows = at[same], rows[same]
         if not len(at):

@@ -98,4 +98,6 @@ def matrix(
         if built.late:
             session.say(f"{built.late:,} labels were known too late to train on")
 
-    session.show({**session.fields(record), "dropped": built.matrix.dropped, "late": built.late, "reused": built.reused}, human)
+    session.show(
+        {**session.fields(record), "dropped": built.matrix.dropped, "late": built.late, "reused": built.reused}, human
+    )
