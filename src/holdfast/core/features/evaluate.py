@@ -1,12 +1,12 @@
 """The one evaluator: definitions at (entity, cutoff) pairs over a world.
 
-`Evaluator` compiles the definitions to a plan (`plan`) once, and runs it (`stages`) over the asked rows, in chunks.
+`Evaluator` compiles the definitions to a plan (`plan`) once, and runs it (`stages`).
 """
 
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,9 @@ from holdfast.core.features.stages import (
     Place,
     Subject,
     Values,
-    empty_subject,
     prepare,
     rows_as_of,
     run_stage,
-    visiting,
 )
 from holdfast.core.features.world import NULL_TIME, World, categories_of, floats_of, instants_of
 from holdfast.core.schema import DType
@@ -34,10 +32,8 @@ from holdfast.errors import InputError
 __all__ = ["Evaluator", "evaluate", "visible_rows"]
 
 Ints = npt.NDArray[np.int64]
-_CELLS = 8_000_000
-"""Values held at once by the stages of a chunk of asked rows: bounds memory, not results."""
 _SMALL = 50_000
-"""Values below which threads cost more than they bring."""
+"""Rows, of tables and asked ones, below which threads cost more than they bring."""
 _NO_MASK = np.zeros(0, np.uint8)
 _NO_INTS = np.zeros(0, np.int64)
 
@@ -61,8 +57,15 @@ class Evaluator:
         if len(cutoffs) != len(entities):
             raise InputError(f"{len(entities)} entities but {len(cutoffs)} cutoffs")
         codes = world.codes(self.feature_set.entity, entities)
-        asked = _Asked(self, world, codes, np.ascontiguousarray(cutoffs, np.int64), given)
-        return self._frame(asked.run(), len(entities))
+        moments = np.ascontiguousarray(cutoffs, np.int64)
+        large = sum(len(table) for table in world.tables.values()) + len(codes) > _SMALL
+        with ThreadPoolExecutor(os.cpu_count() or 1) if large else nullcontext() as pool:
+            if pool:
+                prepare(world, self.plan, pool)
+            place = Place(world, self.feature_set.include_cutoff, pool)
+            rows = rows_as_of(place, self.feature_set.entity, codes, moments)
+            subject = run_stage(self.plan, place, Pairs(rows, codes, moments), given)
+        return self._frame(subject, len(entities))
 
     def _frame(self, subject: Subject, rows: int) -> FeatureFrame:
         columns: dict[str, npt.NDArray[np.float64] | Categories] = {}
@@ -89,68 +92,6 @@ def evaluate(
     and sums are 0, the rest null. InputError when lengths or types do not fit.
     """
     return Evaluator(feature_set).evaluate(world, entities, cutoffs, context)
-
-
-@dataclass
-class _Asked:
-    """All asked rows: evaluated in chunks that hold few enough values, on all cores."""
-
-    evaluator: Evaluator
-    world: World
-    codes: Ints
-    cutoffs: Ints
-    context: Mapping[str, Values]
-
-    def run(self) -> Subject:
-        plan = self.evaluator.plan
-        weights = self._weights()
-        total = int(weights.sum())
-        if total < _SMALL or len(weights) < 2:
-            return self._subject(slice(None))
-        prepare(self.world, plan)
-        # Rows of one entity together, so that its cutoffs share their passes.
-        order = visiting(self.codes, self.cutoffs, self.world.size(plan.table))
-        threads = os.cpu_count() or 1
-        count = max(threads, -(-total // _CELLS))
-        ends = np.searchsorted(np.cumsum(weights[order]), np.arange(1, count) * (total / count))
-        parts = [part for part in np.split(order, ends) if len(part)]
-        out = empty_subject(plan, len(self.codes))
-
-        def one(part: Ints) -> None:
-            found = self._subject(part)
-            out.numbers[:, part] = found.numbers
-            out.codes[:, part] = found.codes
-            out.words.update(found.words)
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, parts))
-        return out
-
-    def _subject(self, part: Ints | slice) -> Subject:
-        feature_set = self.evaluator.feature_set
-        codes, cutoffs = self.codes[part], self.cutoffs[part]
-        place = Place(self.world, feature_set.include_cutoff)
-        rows = rows_as_of(place, feature_set.entity, codes, cutoffs)
-        context = {name: _sliced(values, part) for name, values in self.context.items()}
-        return run_stage(self.evaluator.plan, place, Pairs(rows, codes, cutoffs), context)
-
-    def _weights(self) -> Ints:
-        """How many values each asked row makes over all stages, roughly."""
-        plan, world = self.evaluator.plan, self.world
-        weights = np.full(len(self.codes), max(plan.cells, 1), np.int64)
-        for children in plan.children:
-            if children.stage is not None:
-                index = world.index(children.link)
-                windows = children.windows[children.widest : children.widest + 1] if children.widest >= 0 else _NO_INTS
-                start, hi, lo, _ = kernels.ranges(
-                    self.codes, self.cutoffs, windows, True, index.offsets, index.times, _NO_MASK
-                )
-                weights += (hi - (lo[0] if len(lo) else start)) * children.stage.cells
-        return weights
-
-
-def _sliced(values: Values, part: Ints | slice) -> Values:
-    return Categories(values.codes[part], values.values) if isinstance(values, Categories) else values[part]
 
 
 def visible_rows(
@@ -199,7 +140,9 @@ def _children(place: Place, feature: Feature, codes: Ints, cutoff: int) -> tuple
     start, hi, lo, odd = kernels.ranges(codes, moments, windows, place.inclusive, index.offsets, index.times, index.odd)
     mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
     begin = lo[0] if len(lo) else start
-    _, positions = kernels.visible(begin, hi, moments, odd, index.known_from, index.known_to, mask)
+    _, _, positions = kernels.visible(
+        np.arange(len(hi)), begin, hi, moments, odd, index.known_from, index.known_to, mask
+    )
     rows = index.order[positions]
     keyed = len(world.schema.table(link.child).key) == 1
     return rows, world.key_codes(link.child)[rows] if keyed else np.full(len(rows), -1, np.int64)
@@ -215,7 +158,9 @@ def _before(place: Place, feature: Feature, rows: Ints, cutoff: int) -> Ints:
     begin = index.offsets[np.searchsorted(index.offsets, here, side="right") - 1]
     moments = np.full(len(here), cutoff, np.int64)
     odd = np.full(len(here), len(index.odd) > 0, np.uint8)
-    _, positions = kernels.visible(begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
+    _, _, positions = kernels.visible(
+        np.arange(len(here)), begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK
+    )
     return np.asarray(index.order[positions])
 
 

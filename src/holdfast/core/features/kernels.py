@@ -13,7 +13,8 @@ Arguments that recur: `perm` int64 [n], the order in which pairs are visited (th
 `start`, `hi` int64 [n], the range of each pair without a window; `lo` int64 [windows, n], where each window begins,
 shortest window first; `cutoffs` int64 [n]; `odd` uint8 [n]: whether rows of the range may be unknown at the cutoff,
 which `known_from`, `known_to` (int64, per row) then tell; `masks` uint8 [conditions, rows]; `which` int64 [series, 2]:
-the row of `values` and the row of `masks` (-1: none) of each series; `slots` int64 [windows, series, statistics]: the
+the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: 1 for squares, 2 for cubes, 4 for a slope; `tile`: how many pairs
+are visited for one series before the next (all, where passes are shared); `slots` int64 [windows, series, statistics]: the
 row of the output that takes a statistic (-1: not wanted).
 """
 
@@ -24,9 +25,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CATEGORY_STATISTICS", "NUMBER_STATISTICS", "ROW_STATISTICS", "as_of", "categories", "expand", "grouped",
+__all__ = ["CATEGORY_STATISTICS", "NUMBER_STATISTICS", "ROW_STATISTICS", "as_of", "categories", "expand",
            "numbers", "quantiles", "ranges", "rows", "running", "sort_blocks", "take_codes", "take_numbers",
-           "ties", "visible"]  # fmt: skip
+           "ties", "visible", "within"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -83,8 +84,8 @@ def _merge_sort(block: Ints, keys: Any, scratch: Ints) -> None:
 
 
 @_kernel
-def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints]:
-    """Rows by code, then time: `order`, and `offsets` int64 [blocks + 1]. Rows with a code below 0 are left out.
+def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints, Ints]:
+    """Rows by code, then time: `order`, their times, and `offsets` int64 [blocks + 1]. Codes below 0 are left out.
 
     A counting sort over the codes, then each block for itself, which is mostly short or in order already.
     """
@@ -92,35 +93,39 @@ def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints]:
     for i in range(len(codes)):
         if codes[i] >= 0:
             offsets[codes[i] + 1] += 1
+    longest = 0
     for b in range(blocks):
+        longest = max(longest, offsets[b + 1])
         offsets[b + 1] += offsets[b]
     place = offsets[:-1].copy()
     order = np.empty(offsets[blocks], np.int64)
+    moments = np.empty(offsets[blocks], np.int64)
     for i in range(len(codes)):
         if codes[i] >= 0:
-            order[place[codes[i]]] = i
-            place[codes[i]] += 1
-    longest = 0
-    for b in range(blocks):
-        longest = max(longest, offsets[b + 1] - offsets[b])
+            at = place[codes[i]]
+            order[at] = i
+            moments[at] = times[i]
+            place[codes[i]] = at + 1
     block = np.empty(longest, np.int64)
-    keys = np.empty(longest, np.int64)
     scratch = np.empty(longest, np.int64)
+    kept = np.empty(longest, np.int64)
     for b in range(blocks):
         first, n = offsets[b], offsets[b + 1] - offsets[b]
+        keys, rows_of = moments[first : first + n], order[first : first + n]
         ascending = True
-        for k in range(n):
-            keys[k] = times[order[first + k]]
-            ascending = ascending and (k == 0 or keys[k - 1] <= keys[k])
+        for k in range(1, n):
+            ascending = ascending and keys[k - 1] <= keys[k]
         if ascending:
             continue
         for k in range(n):
             block[k] = k
         _merge_sort(block[:n], keys, scratch)
         for k in range(n):
-            scratch[k] = order[first + block[k]]
-        order[first : first + n] = scratch[:n]
-    return order, offsets
+            scratch[k] = rows_of[block[k]]
+            kept[k] = keys[block[k]]
+        rows_of[:] = scratch[:n]
+        keys[:] = kept[:n]
+    return order, moments, offsets
 
 
 @_kernel
@@ -193,32 +198,35 @@ def ranges(
 
 
 @_kernel
-def grouped(starts: Ints, cutoffs: Ints, windows: Ints, times: Ints) -> Ints:
-    """`lo` int64 [windows, n] of segments [starts[i], starts[i + 1]) whose `times` ascend."""
-    n = len(cutoffs)
-    lo = np.zeros((len(windows), n), np.int64)
-    for i in range(n):
-        bound = starts[i + 1]
+def within(perm: Ints, start: Ints, hi: Ints, cutoffs: Ints, windows: Ints, times: Ints) -> Ints:
+    """`lo` int64 [windows, n] of the pairs in `perm`, over ranges whose `times` ascend."""
+    lo = np.empty((len(windows), len(cutoffs)), np.int64)
+    for p in range(len(perm)):
+        i = perm[p]
+        bound = hi[i]
         for w in range(len(windows)):
-            bound = _lower_bound(times, starts[i], bound, cutoffs[i] - windows[w])
+            bound = _lower_bound(times, start[i], bound, cutoffs[i] - windows[w])
             lo[w, i] = bound
     return lo
 
 
 @_kernel
-def visible(lo: Ints, hi: Ints, cutoffs: Ints, odd: Bytes, known_from: Ints, known_to: Ints, mask: Bytes) -> Any:
-    """The rows of each range that were known at the cutoff and meet `mask` (empty: all do), one after another.
+def visible(
+    perm: Ints, lo: Ints, hi: Ints, cutoffs: Ints, odd: Bytes, known_from: Ints, known_to: Ints, mask: Bytes
+) -> tuple[Ints, Ints, Ints]:
+    """The rows of the ranges in `perm` that were known at the cutoff and meet `mask` (empty: all do), in its order.
 
-    Returns `starts` int64 [n + 1] and `positions`.
+    `start`, `stop` int64 [n], set for the pairs in `perm`, are each one's part of `positions`.
     """
-    n = len(lo)
-    starts = np.zeros(n + 1, np.int64)
+    start, stop = np.empty(len(lo), np.int64), np.empty(len(lo), np.int64)
     size = 0
-    for i in range(n):
-        size += hi[i] - lo[i]
+    for p in range(len(perm)):
+        size += hi[perm[p]] - lo[perm[p]]
     positions = np.empty(size, np.int64)
     count = 0
-    for i in range(n):
+    for p in range(len(perm)):
+        i = perm[p]
+        start[i] = count
         for j in range(lo[i], hi[i]):
             if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                 continue
@@ -226,20 +234,25 @@ def visible(lo: Ints, hi: Ints, cutoffs: Ints, odd: Bytes, known_from: Ints, kno
                 continue
             positions[count] = j
             count += 1
-        starts[i + 1] = count
-    return starts, positions[:count]
+        stop[i] = count
+    return start, stop, positions[:count]
 
 
 @_kernel
-def expand(starts: Ints, positions: Ints, order: Ints, cutoffs: Ints) -> tuple[Ints, Ints]:
-    """Rows of the child table and their cutoffs, for positions grouped by `starts` (see `visible`)."""
+def expand(
+    perm: Ints, start: Ints, stop: Ints, positions: Ints, order: Ints, times: Ints, cutoffs: Ints
+) -> tuple[Ints, Ints, Ints]:
+    """Of each of `positions` (see `visible`): its row in the child table, its time, and its pair's cutoff."""
     rows_of = np.empty(len(positions), np.int64)
+    happened = np.empty(len(positions), np.int64)
     moments = np.empty(len(positions), np.int64)
-    for i in range(len(cutoffs)):
-        for k in range(starts[i], starts[i + 1]):
+    for p in range(len(perm)):
+        i = perm[p]
+        for k in range(start[i], stop[i]):
             rows_of[k] = order[positions[k]]
+            happened[k] = times[positions[k]]
             moments[k] = cutoffs[i]
-    return rows_of, moments
+    return rows_of, happened, moments
 
 
 @_kernel
@@ -293,7 +306,8 @@ def rows(
 @_kernel
 def numbers(
     perm: Ints, start: Ints, lo: Ints, hi: Ints, forward: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
-    known_to: Ints, masks: Bytes, which: Ints, times: Ints, values: Floats, slots: Ints, out: Floats,
+    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, tile: int, times: Ints, values: Floats, slots: Ints,
+    out: Floats,
 ) -> None:  # fmt: skip
     """NUMBER_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
 
@@ -301,60 +315,56 @@ def numbers(
     method for calculating corrected sums of squares and products"); SKEW is the adjusted Fisher-Pearson G1 (Joanes and
     Gill 1998); TREND is the least-squares slope per day, null for fewer than two different times.
     """
-    for c in range(len(which)):
-        column, mask = which[c]
-        squares = cubes = slope = False
-        for w in range(len(slots)):
-            cubes = cubes or slots[w, c, _SKEW] >= 0
-            slope = slope or slots[w, c, _TREND] >= 0
-            squares = squares or slots[w, c, _STD] >= 0 or slots[w, c, _VARIANCE] >= 0
-        squares = squares or cubes or slope
-        previous = -1
-        at = count = origin = 0
-        total = low = high = head = tail = mean = m2 = m3 = middle = spread = common = 0.0
-        for p in range(len(perm)):
-            i = perm[p]
-            if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
-                count = 0
-                total = mean = m2 = m3 = middle = spread = common = 0.0
-                at = start[i] if forward else hi[i]
-            previous = start[i]
-            for w in range(len(slots)):
-                stop = hi[i] if forward else lo[w, i]
-                while at != stop:
-                    j = at if forward else at - 1
-                    at = at + 1 if forward else at - 1
-                    x = values[column, j]
-                    if math.isnan(x):
-                        continue
-                    if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
-                        continue
-                    if mask >= 0 and masks[mask, j] == 0:
-                        continue
-                    if count == 0:
-                        low = high = head = x
-                        origin = times[j]
-                    count += 1
-                    total += x
-                    low = min(low, x)
-                    high = max(high, x)
-                    tail = x
-                    if squares:
-                        share = 1.0 / count
-                        delta = x - mean
-                        step = delta * share
-                        mean += step
-                        if cubes:
-                            m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
-                        m2 += delta * (x - mean)
-                        if slope:
-                            day = (times[j] - origin) / _DAY
-                            apart = day - middle
-                            middle += apart * share
-                            spread += apart * (day - middle)
-                            common += delta * (day - middle)
-                oldest, newest = (head, tail) if forward else (tail, head)
-                _write(slots[w, c], i, count, total, low, high, oldest, newest, m2, m3, spread, common, out)
+    for begin in range(0, len(perm), tile):
+        for c in range(len(which)):
+            column, mask = which[c]
+            squares, cubes, slope = needs[c] >= 1, needs[c] & 2 != 0, needs[c] & 4 != 0
+            previous = -1
+            at = count = origin = 0
+            total = low = high = head = tail = mean = m2 = m3 = middle = spread = common = 0.0
+            for p in range(begin, min(begin + tile, len(perm))):
+                i = perm[p]
+                if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
+                    count = 0
+                    total = mean = m2 = m3 = middle = spread = common = 0.0
+                    at = start[i] if forward else hi[i]
+                previous = start[i]
+                for w in range(len(slots)):
+                    stop = hi[i] if forward else lo[w, i]
+                    while at != stop:
+                        j = at if forward else at - 1
+                        at = at + 1 if forward else at - 1
+                        x = values[column, j]
+                        if math.isnan(x):
+                            continue
+                        if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
+                            continue
+                        if mask >= 0 and masks[mask, j] == 0:
+                            continue
+                        if count == 0:
+                            low = high = head = x
+                            origin = times[j]
+                        count += 1
+                        total += x
+                        low = min(low, x)
+                        high = max(high, x)
+                        tail = x
+                        if squares:
+                            share = 1.0 / count
+                            delta = x - mean
+                            step = delta * share
+                            mean += step
+                            if cubes:
+                                m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
+                            m2 += delta * (x - mean)
+                            if slope:
+                                day = (times[j] - origin) / _DAY
+                                apart = day - middle
+                                middle += apart * share
+                                spread += apart * (day - middle)
+                                common += delta * (day - middle)
+                    oldest, newest = (head, tail) if forward else (tail, head)
+                    _write(slots[w, c], i, count, total, low, high, oldest, newest, m2, m3, spread, common, out)
 
 
 @_kernel
@@ -491,7 +501,7 @@ def _ranks(slot: Ints, i: int, counts: Ints, distinct: Codes, out_codes: Codes) 
 
 @_kernel
 def quantiles(
-    start: Ints, lo: Ints, hi: Ints, whole: bool, cutoffs: Ints, odd: Bytes, known_from: Ints, known_to: Ints,
+    perm: Ints, start: Ints, lo: Ints, hi: Ints, whole: bool, cutoffs: Ints, odd: Bytes, known_from: Ints, known_to: Ints,
     masks: Bytes, which: Ints, values: Floats, wanted: Ints, shares: Floats, out: Floats,
 ) -> None:  # fmt: skip
     """Quantiles of the visible non-null values into `out`, by linear interpolation between order statistics.
@@ -500,12 +510,13 @@ def quantiles(
     `shares` float64 [k] are in [0, 1] (Hyndman and Fan 1996, type 7). `whole`: no window.
     """
     longest = 0
-    for i in range(len(hi)):
-        longest = max(longest, hi[i] - start[i])
+    for p in range(len(perm)):
+        longest = max(longest, hi[perm[p]] - start[perm[p]])
     value = np.empty(longest, np.float64)
     block = np.empty(longest, np.int64)
     scratch = np.empty(longest, np.int64)
-    for i in range(len(hi)):
+    for p in range(len(perm)):
+        i = perm[p]
         count = 0
         for k in range(len(wanted)):
             series, window, slot = wanted[k]

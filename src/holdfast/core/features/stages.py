@@ -4,10 +4,9 @@ The stage of the entity's rows, below it those of parents (their state as of the
 row that is visible at the cutoff): computed from the inside out by the loops of `kernels`.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +34,10 @@ Values = Floats | Ints | Categories
 _NO_INTS = np.zeros(0, np.int64)
 _NO_BYTES = np.zeros(0, np.uint8)
 _NO_LO = np.zeros((0, 0), np.int64)
+_CELLS = 4_000_000
+"""Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
+_TILE = 16
+"""Pairs visited for one series before the next where no passes are shared: their short ranges stay in the cache."""
 _NO_MASKS = np.zeros((0, 0), np.uint8)
 Jobs = dict[tuple[object, ...], Callable[[], object]]
 
@@ -45,6 +48,8 @@ class Place:
 
     world: World
     inclusive: bool
+    pool: ThreadPoolExecutor | None = None
+    """Threads for what is large; those that run in it have none themselves."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Range:
     """The child rows of each of n pairs, as the loops take them; see `kernels`."""
 
     perm: Ints
+    tile: int
     start: Ints
     lo: Ints
     hi: Ints
@@ -105,7 +111,7 @@ def visiting(codes: Ints, cutoffs: Ints, size: int) -> Ints:
         return np.arange(n)
     if size > 8 * n:
         return np.lexsort((cutoffs, codes))
-    order, _ = kernels.sort_blocks(codes + 1, cutoffs, size + 1)
+    order, _, _ = kernels.sort_blocks(codes + 1, cutoffs, size + 1)
     return np.asarray(order)
 
 
@@ -195,24 +201,53 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     )
     masks = world.sorted_masks(link, children.conditions) if children.conditions else _NO_MASKS
     found = Range(
-        order, start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
+        order, len(order), start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
         world.sorted_numbers(link, children.numbers), world.sorted_codes(link, children.codes),
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
-    _loop(subject, children.stored, found, words)
-    if children.stage is None or children.computed is None:
-        return
     begin = start if children.widest < 0 else lo[children.widest]
-    starts, positions = kernels.visible(begin, hi, cutoffs, odd, index.known_from, index.known_to, _NO_BYTES)
-    rows, moments = kernels.expand(starts, positions, index.order, cutoffs)
-    below = run_stage(children.stage, place, Pairs(rows, None, moments))
-    times = index.times[positions]
+    alone = replace(place, pool=None)
+
+    def run(part: Ints) -> None:
+        here = replace(found, perm=part, tile=max(len(part), 1))
+        _loop(subject, children.stored, here, words)
+        if children.stage is not None and children.computed is not None:
+            inner, names = _below(alone, children, children.stage, here, begin)
+            _loop(subject, children.computed, inner, names)
+
+    parts = _parts(order, hi - begin, children, subject)
+    if place.pool is None or len(parts) == 1:
+        for part in parts:
+            run(part)
+    else:
+        list(place.pool.map(run, parts))
+
+
+def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject) -> list[Ints]:
+    """The visiting order in parts that hold few enough values."""
+    below = children.stage.cells if children.stage else 0
+    cells = int(lengths.sum()) * (1 + below) + len(order) * (len(subject.numbers) + len(subject.codes))
+    if cells <= _CELLS:
+        return [order]
+    weights = np.cumsum(lengths[order] * (1 + below) + len(subject.numbers) + len(subject.codes))
+    ends = np.searchsorted(weights, np.arange(_CELLS, cells, _CELLS))
+    return [part for part in np.split(order, ends) if len(part)]
+
+
+def _below(place: Place, children: Children, stage: Stage, found: Range, begin: Ints) -> tuple[Range, list[list[str]]]:
+    """The children themselves as a stage: their features, as the rows of a range, and the categories of its codes."""
+    index, nothing = place.world.index(children.link), _NO_BYTES
+    start, stop, positions = kernels.visible(
+        found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, nothing
+    )
+    rows, times, moments = kernels.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
+    below = run_stage(stage, place, Pairs(rows, None, moments))
+    lo = kernels.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
-        np.arange(len(codes)), starts[:-1], kernels.grouped(starts, cutoffs, children.windows, times), starts[1:],
-        cutoffs, np.zeros(len(codes), np.uint8), _NO_INTS, _NO_INTS, masks[:, positions] if len(masks) else masks,
-        times, below.numbers, below.codes,
+        found.perm, _TILE, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
+        found.masks[:, positions] if len(found.masks) else found.masks, times, below.numbers, below.codes,
     )  # fmt: skip
-    _loop(subject, children.computed, inner, [below.words[slot] for slot in range(children.stage.codes)])
+    return inner, [below.words[slot] for slot in range(stage.codes)]
 
 
 def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) -> None:
@@ -224,12 +259,15 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
         if program := loops.rows[side]:
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
-            kernels.numbers(*walk, program.which, found.times, found.numbers, program.slots, subject.numbers)
+            kernels.numbers(
+                *walk, program.which, program.needs, found.tile, found.times, found.numbers, program.slots,
+                subject.numbers,
+            )  # fmt: skip
         if program := loops.categories[side]:
             _categories(subject, program, walk, found, words)
         if asked := loops.quantiles[side]:
             kernels.quantiles(
-                found.start, found.lo, found.hi, forward, *seen, asked.which, found.numbers, asked.wanted,
+                found.perm, found.start, found.lo, found.hi, forward, *seen, asked.which, found.numbers, asked.wanted,
                 asked.shares, subject.numbers,
             )  # fmt: skip
     for own in loops.own:
@@ -248,15 +286,14 @@ def _categories(
                     subject.words[int(slot)] = words[source]
 
 
-def prepare(world: World, stage: Stage) -> None:
+def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
     """Make all that a plan reads of a large world, on all cores, before threads share it."""
     first: Jobs = {}
     second: Jobs = {}
     _needs(world, stage, first, second)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for jobs in (first, second):
-            for done in [pool.submit(job) for job in jobs.values()]:
-                done.result()
+    for jobs in (first, second):
+        for done in [pool.submit(job) for job in jobs.values()]:
+            done.result()
 
 
 def _needs(world: World, stage: Stage, first: Jobs, second: Jobs) -> None:

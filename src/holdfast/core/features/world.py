@@ -325,8 +325,7 @@ class World:
         codes, times = self.link_codes(link), rows.times
         if rows.table.time is not None:
             codes = np.where(times == NULL_TIME, -1, codes)
-        order, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
-        happened = times[order]
+        order, happened, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
         order = _break_ties(order, kernels.ties(offsets, happened), rows)
         nothing = np.zeros(0, np.int64)
         if not rows.has_history:
