@@ -26,7 +26,7 @@ from holdfast.core.features.stages import (
     run_stage,
 )
 from holdfast.core.features.world import NULL_TIME, World, categories_of, floats_of, instants_of
-from holdfast.core.schema import DType
+from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
 __all__ = ["Evaluator", "evaluate", "visible_rows"]
@@ -35,7 +35,6 @@ Ints = npt.NDArray[np.int64]
 _SMALL = 50_000
 """Rows, of tables and asked ones, below which threads cost more than they bring."""
 _NO_MASK = np.zeros(0, np.uint8)
-_NO_INTS = np.zeros(0, np.int64)
 
 
 class Evaluator:
@@ -101,67 +100,67 @@ def visible_rows(
 
     `entity` is an Arrow array of one key. Only tables that the features read, at any depth.
     """
-    place, found = Place(world, feature_set.include_cutoff), dict[str, set[tuple[str, int]]]()
+    trace = _Trace(Place(world, feature_set.include_cutoff), cutoff)
     codes = world.codes(feature_set.entity, entity)
-    rows = rows_as_of(place, feature_set.entity, codes, np.array([cutoff], np.int64))
-    for feature in dict.fromkeys(feature_set.features):
-        _collect(place, feature, rows, codes, cutoff, found)
-    return {table: sorted(rows) for table, rows in sorted(found.items())}
+    rows = rows_as_of(trace.place, feature_set.entity, codes, np.array([cutoff], np.int64))
+    for feature in feature_set.features:
+        trace.collect(feature, rows, codes)
+    return {table: sorted(rows) for table, rows in sorted(trace.found.items())}
 
 
-def _collect(
-    place: Place, feature: Feature, rows: Ints, codes: Ints, cutoff: int, found: dict[str, set[tuple[str, int]]]
-) -> None:
-    """What one feature of the rows of a table sees; `codes` are their keys'."""
-    world, link = place.world, feature.link
-    if feature.kind is Kind.COLUMN or (feature.kind is Kind.DIRECT and link):
-        found.setdefault(feature.table, set()).update(world.tables[feature.table].sources(rows[rows >= 0]))
-    if feature.kind is Kind.DIRECT and link:
-        linked = world.link_codes(link)
-        codes = linked[rows[rows >= 0]]
-        rows = rows_as_of(place, link.parent, codes, np.full(len(codes), cutoff, np.int64))
-    elif feature.kind is Kind.AGGREGATE and link:
-        rows, codes = _children(place, feature, codes, cutoff)
-        found.setdefault(link.child, set()).update(world.tables[link.child].sources(rows))
-    elif feature.kind is Kind.WITHIN and link:
-        found.setdefault(link.child, set()).update(
-            world.tables[link.child].sources(_before(place, feature, rows, cutoff))
+class _Trace:
+    """Collects the raw rows that features see at one cutoff."""
+
+    def __init__(self, place: Place, cutoff: int) -> None:
+        self.place = place
+        self.cutoff = cutoff
+        self.found: dict[str, set[tuple[str, int]]] = {}
+
+    def collect(self, feature: Feature, rows: Ints, codes: Ints) -> None:
+        """What a feature of rows of its table sees; `codes` are the rows' keys'."""
+        world, link = self.place.world, feature.link
+        if feature.kind in (Kind.COLUMN, Kind.DIRECT):
+            self._see(feature.table, rows[rows >= 0])
+        if feature.kind is Kind.DIRECT and link:
+            codes = world.link_codes(link)[rows[rows >= 0]]
+            rows = rows_as_of(self.place, link.parent, codes, np.full(len(codes), self.cutoff, np.int64))
+        elif feature.kind is Kind.AGGREGATE and link:
+            rows, codes = self._children(feature, link, codes)
+            self._see(link.child, rows)
+        elif feature.kind is Kind.WITHIN and link:
+            self._see(link.child, self._before(link, rows))
+        for inner in feature.inputs:
+            self.collect(inner, rows, codes)
+
+    def _see(self, table: str, rows: Ints) -> None:
+        self.found.setdefault(table, set()).update(self.place.world.tables[table].sources(rows))
+
+    def _children(self, feature: Feature, link: Link, codes: Ints) -> tuple[Ints, Ints]:
+        """The child rows that an aggregate sees, and the codes of their own keys (none where the table has no key)."""
+        world = self.place.world
+        index, moments = world.index(link), np.full(len(codes), self.cutoff, np.int64)
+        windows = np.array([feature.window] if feature.window else [], np.int64)
+        start, hi, lo, odd = kernels.ranges(
+            codes, moments, windows, self.place.inclusive, index.offsets, index.times, index.odd
         )
-    for inner in feature.inputs:
-        _collect(place, inner, rows, codes, cutoff, found)
+        mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
+        begin = lo[0] if len(lo) else start
+        seen = (begin, hi, moments, odd, index.known_from, index.known_to, mask)
+        _, _, positions = kernels.visible(np.arange(len(hi)), *seen)
+        rows = index.order[positions]
+        return rows, world.key_codes(link.child)[rows] if world.keyed(link.child) else np.full(len(rows), -1)
 
-
-def _children(place: Place, feature: Feature, codes: Ints, cutoff: int) -> tuple[Ints, Ints]:
-    """The child rows that an aggregate sees, and the codes of their own keys (none where the table has no key)."""
-    world, link = place.world, feature.link
-    assert link is not None
-    index, moments = world.index(link), np.full(len(codes), cutoff, np.int64)
-    windows = np.array([feature.window] if feature.window else [], np.int64)
-    start, hi, lo, odd = kernels.ranges(codes, moments, windows, place.inclusive, index.offsets, index.times, index.odd)
-    mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
-    begin = lo[0] if len(lo) else start
-    _, _, positions = kernels.visible(
-        np.arange(len(hi)), begin, hi, moments, odd, index.known_from, index.known_to, mask
-    )
-    rows = index.order[positions]
-    keyed = len(world.schema.table(link.child).key) == 1
-    return rows, world.key_codes(link.child)[rows] if keyed else np.full(len(rows), -1, np.int64)
-
-
-def _before(place: Place, feature: Feature, rows: Ints, cutoff: int) -> Ints:
-    """The rows before each of the rows that have the same parent."""
-    link = feature.link
-    assert link is not None
-    index, places = place.world.index(link), place.world.places(link)
-    here = places[rows[rows >= 0]]
-    here = here[here >= 0]
-    begin = index.offsets[np.searchsorted(index.offsets, here, side="right") - 1]
-    moments = np.full(len(here), cutoff, np.int64)
-    odd = np.full(len(here), len(index.odd) > 0, np.uint8)
-    _, _, positions = kernels.visible(
-        np.arange(len(here)), begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK
-    )
-    return np.asarray(index.order[positions])
+    def _before(self, link: Link, rows: Ints) -> Ints:
+        """The rows before each of the rows that have the same parent."""
+        index, places = self.place.world.index(link), self.place.world.places(link)
+        here = places[rows[rows >= 0]]
+        here = here[here >= 0]
+        begin = index.offsets[np.searchsorted(index.offsets, here, side="right") - 1]
+        moments = np.full(len(here), self.cutoff, np.int64)
+        odd = np.full(len(here), len(index.odd) > 0, np.uint8)
+        seen = (begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
+        _, _, positions = kernels.visible(np.arange(len(here)), *seen)
+        return np.asarray(index.order[positions])
 
 
 def _context(feature_set: FeatureSet, given: Mapping[str, pa.Array], rows: int) -> dict[str, Values]:

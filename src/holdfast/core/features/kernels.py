@@ -9,13 +9,13 @@ where the next pair of the walk begins at the same row and ends later, the accum
 taken newest first, so that the nested windows of one cutoff share a single pass: a value is written down each time the
 walk leaves a window. Which of the two it is depends on the definition alone (`forward`), never on what else is asked.
 
-Arguments that recur: `perm` int64 [n], the order in which pairs are visited (those of one entity together, by cutoff);
+Arguments that recur: `perm` int64, the order in which pairs are visited (those of one entity together, by cutoff);
 `start`, `hi` int64 [n], the range of each pair without a window; `lo` int64 [windows, n], where each window begins,
 shortest window first; `cutoffs` int64 [n]; `odd` uint8 [n]: whether rows of the range may be unknown at the cutoff,
 which `known_from`, `known_to` (int64, per row) then tell; `masks` uint8 [conditions, rows]; `which` int64 [series, 2]:
-the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: 1 for squares, 2 for cubes, 4 for a slope; `tile`: how many pairs
-are visited for one series before the next (all, where passes are shared); `slots` int64 [windows, series, statistics]: the
-row of the output that takes a statistic (-1: not wanted).
+the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: 1 for squares, 2 for
+cubes, 4 for a slope; `tile`: how many pairs are visited for one series before the next (all, where passes are shared);
+`slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not wanted).
 """
 
 import math
@@ -501,8 +501,8 @@ def _ranks(slot: Ints, i: int, counts: Ints, distinct: Codes, out_codes: Codes) 
 
 @_kernel
 def quantiles(
-    perm: Ints, start: Ints, lo: Ints, hi: Ints, whole: bool, cutoffs: Ints, odd: Bytes, known_from: Ints, known_to: Ints,
-    masks: Bytes, which: Ints, values: Floats, wanted: Ints, shares: Floats, out: Floats,
+    perm: Ints, start: Ints, lo: Ints, hi: Ints, whole: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
+    known_to: Ints, masks: Bytes, which: Ints, values: Floats, wanted: Ints, shares: Floats, out: Floats,
 ) -> None:  # fmt: skip
     """Quantiles of the visible non-null values into `out`, by linear interpolation between order statistics.
 

@@ -115,7 +115,9 @@ _FURTHER = (
     Primitive("MEDIAN", _N, _F, "median of {0}"),
     Primitive("QUANTILE", _N, _F, "{q} quantile of {0}", parameters={"q": 0.9}),
     Primitive("ENTROPY", _C, _F, "entropy of {0}", unit=""),
-    Primitive("N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent {0}", unit="", parameters={"n": 2}),
+    Primitive(
+        "N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent {0}", unit="", parameters={"n": 2}
+    ),
 )  # fmt: skip
 _CALENDAR = (
     Primitive("YEAR", _D, DType.INT, "year of {0}", "", _TRANSFORM),

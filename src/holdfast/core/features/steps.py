@@ -102,7 +102,7 @@ def _calendar(name: str, moments: Ints, cutoffs: Ints, timezone: str) -> Floats:
     null = moments == NULL_TIME
     safe = np.where(null, 0, moments)
     if name == "IS_NULL":
-        return null.astype(np.float64)
+        return np.asarray(null, np.float64)
     if name == "TIME_SINCE":
         return np.where(null, np.nan, (cutoffs - safe).astype(np.float64) / 1e6)
     local = ZoneOffsets.of(timezone).local(safe)

@@ -106,7 +106,7 @@ class Rows:
         """A column of numbers as float64 [n], perhaps with several zeros and NaNs; not kept."""
         kept = self._columns.get(name)
         if isinstance(kept, np.ndarray) and kept.dtype == np.float64:
-            return kept
+            return kept.astype(np.float64, copy=False)
         data = self.raw(name)
         return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
 
@@ -119,7 +119,7 @@ class Rows:
         if self.table.column(name).dtype is DType.INT:
             return integers_of(self.raw(name))
         column = self.column(name)
-        return column.codes if isinstance(column, Categories) else column
+        return column.codes.astype(np.int64) if isinstance(column, Categories) else column
 
 
 @dataclass(frozen=True)
@@ -283,9 +283,8 @@ class World:
                 wanted = str(condition.value)
                 code = next((c for c, value in enumerate(column.values) if value == wanted), -2)
                 met = compare(column.codes, code) & (column.codes >= 0)
-            elif isinstance(condition.value, int) and not isinstance(condition.value, bool):
-                exact = rows.table.column(condition.column).dtype is DType.INT
-                met = compare(rows.ordinal(condition.column) if exact else column, condition.value) & ~np.isnan(column)
+            elif rows.table.column(condition.column).dtype is DType.INT and isinstance(condition.value, int):
+                met = compare(rows.ordinal(condition.column), condition.value) & ~np.isnan(column)
             else:
                 met = compare(column, float(condition.value)) & ~np.isnan(column)
             self._matches[table, condition] = met.astype(np.uint8)
