@@ -6,7 +6,7 @@ was known, then by content), its `time` is that of the oldest. A derived row is 
 rows at a cutoff are not seen, so it is known 1 µs after they happened, unless its own time keeps it hidden as long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -24,12 +24,13 @@ __all__ = ["derive", "with_derived"]
 Ints = npt.NDArray[np.int64]
 
 
-def with_derived(schema: Schema, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """`tables` (every state of every row) and the derived tables of what is among them, in place of any given."""
-    found = dict(tables)
+def with_derived(schema: Schema, tables: Mapping[str, pa.Table], changed: Iterable[str]) -> dict[str, pa.Table]:
+    """`tables` (every state of every row) with what derives from those `changed` among them made anew."""
+    found, fresh = dict(tables), set(changed)
     for table in schema.derived:
-        if table.source in found:
+        if table.source in fresh:
             found[table.name] = derive(table, schema.table(table.source), found[table.source])
+            fresh.add(table.name)
     return found
 
 

@@ -149,9 +149,9 @@ def test_tables_derive_from_derived_ones_and_from_rows_without_history() -> None
     countries = Table("国家", (COLUMNS[2],), ("国",), None, {}, "event", "customers")
     schema = Schema({"国家": countries, "customers": CUSTOMERS, "lines": TIMED})
     bare = source([line("甲", 10, "中"), line("乙", 20, "中")]).drop_columns([KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW])
-    found = with_derived(schema, {"lines": bare})
+    found = with_derived(schema, {"lines": bare}, ["lines"])
     assert [(s["国"], s[KNOWN_FROM], s[SOURCE_FILE]) for s in plain(found["国家"])] == [("中", 11, None)]
-    assert with_derived(schema, {}) == {}
+    assert with_derived(schema, {}, []) == {}
 
 
 @pytest.mark.parametrize("rows", [[], [line(None, 1, "中")]])

@@ -21,7 +21,7 @@ from holdfast.core.features.synthesis import Options, Synthesis, synthesise
 from holdfast.core.features.world import World
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
-from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
+from holdfast.core.schema import KNOWN_FROM, DType, Schema
 from holdfast.core.timeline import Period
 from holdfast.errors import ConfigError, ConflictError, NotFoundError
 
@@ -139,9 +139,8 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
             hint="Change the project file back, or start a new project.",
         )
     tables = datasets.read(dataset.id)
-    current = {name: data.filter(pc.is_null(data.column(KNOWN_TO))) for name, data in tables.items()}
     end = Period.parse(dataset.period, settings.timezone).end
-    asked = ask(schema, current, name, target, default_cutoff=end)
+    asked = ask(schema, tables, name, target, end)
     parts, late = split_rows(settings, asked.entities, asked.cutoffs, asked.labels, asked.label_known)
     return _Question(name, target, dataset, schema, tables, asked, parts, int(late.sum()))
 
@@ -159,7 +158,7 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         include=rule.include,
         exclude=rule.exclude,
         hidden=hidden,
-        calendar=target.cutoff is not None,
+        calendar=target.cutoff is not None or target.every is not None,
         include_cutoff=rule.include_cutoff,
     )
     made: Synthesis = synthesise(
