@@ -21,7 +21,7 @@ from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, 
 from holdfast.core.timeline import NEVER
 from holdfast.errors import ConfigError, InputError
 
-__all__ = ["Asked", "ask", "context_columns", "label_columns"]
+__all__ = ["Asked", "ask", "context_columns", "label_columns", "only_asks"]
 
 _LABELS = "__label_"
 
@@ -56,12 +56,29 @@ def label_columns(schema: Schema, target: TargetSettings) -> tuple[str, ...]:
     if target.entity_table != target.from_ or target.every is not None:
         return ()
     text = " ".join((target.labels or {"": target.label or ""}).values())
-    # SQL does not tell cases apart.
-    return tuple(
+    return tuple(name for name in schema.table(target.from_).names if _mentions(text, name))
+
+
+def only_asks(schema: Schema, target: TargetSettings) -> bool:
+    """Whether the asking table is a mere list of questions and their labels: nothing in it may become a feature.
+
+    That is so when it is not the entity's own table, says not when its rows happened, and has no column but its key,
+    its links, the cutoff, the context and what the SQL of the target mentions.
+    """
+    table = schema.table(target.from_)
+    if target.entity_table == target.from_ or table.time is not None:
+        return False
+    text = " ".join(filter(None, (*(target.labels or {"": target.label}).values(), target.label_known, target.where)))
+    return not [
         name
-        for name in schema.table(target.from_).names
-        if re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text, re.IGNORECASE)
-    )
+        for name in table.names
+        if name not in (*table.key, *table.links, *target.context, target.cutoff) and not _mentions(text, name)
+    ]
+
+
+def _mentions(text: str, name: str) -> bool:
+    # SQL does not tell cases apart.
+    return re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text, re.IGNORECASE) is not None
 
 
 def ask(schema: Schema, tables: Mapping[str, pa.Table], name: str, target: TargetSettings, end: int) -> Asked:

@@ -198,7 +198,7 @@ def _rederived(
 
 def _parents_first(settings: Settings, rules: Mapping[str, TableRule]) -> list[str]:
     """Tables so that links point back; tables in a circle of links as they come."""
-    parents = {name: {root for _, root in typed_links(settings, name)} for name in rules}
+    parents = {name: {root for _, root, _ in typed_links(settings, name)} for name in rules}
     order: list[str] = []
     rest = list(rules)
     while rest:
@@ -328,11 +328,11 @@ class _Work:
 
     def _link_types(self, rule: TableRule) -> dict[str, DType]:
         types = {}
-        for column, parent in typed_links(self._settings, rule.name):
+        for column, parent, key in typed_links(self._settings, rule.name):
             table = self._outcomes[parent].delivered.table if parent in self._outcomes else None
             table = table or self._schema.tables.get(parent)
             if table:
-                types[column] = table.column(table.key[0]).dtype
+                types[column] = table.column(key).dtype
         return types
 
     def _changes(self, rule: TableRule, delivered: Delivered) -> _Outcome:

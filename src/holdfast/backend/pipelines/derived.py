@@ -18,16 +18,16 @@ def root_of(settings: Settings, name: str) -> str:
     return name
 
 
-def typed_links(settings: Settings, name: str) -> Iterator[tuple[str, str]]:
-    """(column, delivered table) of a delivered table whose column holds keys of the other, also through derived ones.
+def typed_links(settings: Settings, name: str) -> Iterator[tuple[str, str, str]]:
+    """(column, other, its column) for columns of a delivered table that hold what a column of another delivered one does.
 
-    Such a column takes the type of the key. A column that is itself the key of what derives from it is free.
+    They hold its key, or the key of what derives from it, and take its type.
     """
     for other, table in settings.tables.items():
         if root_of(settings, other) == name:
             for column, parent in table.links.items():
                 if (root := root_of(settings, parent)) != name:
-                    yield column, root
+                    yield column, root, settings.tables[parent].key[0]
 
 
 def derived_tables(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
-from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns
+from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
@@ -156,7 +156,7 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         conditions=_conditions(question, settings, horizon),
         limit=rule.max,
         include=rule.include,
-        exclude=rule.exclude,
+        exclude=(*rule.exclude, *((target.from_,) if only_asks(question.schema, target) else ())),
         hidden=hidden,
         calendar=target.cutoff is not None or target.every is not None,
         include_cutoff=rule.include_cutoff,
