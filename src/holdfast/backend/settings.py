@@ -307,7 +307,7 @@ class Settings(_Model):
         table, chain = self.tables[name], [name]
         while (source := self.tables[chain[-1]].from_) is not None:
             if source in chain:
-                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {' from '.join(chain)}")
+                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {' from '.join([*chain, source])}")
             _known_name(source, self.tables, "table", ("tables", chain[-1], "from"))
             chain.append(source)
         source, key = self.tables[chain[1]], table.key[0]
