@@ -116,15 +116,17 @@ class Datasets:
 
     def count_derived(self, schema: Schema, version: str | None, parts: Sequence[Part] = ()) -> dict[str, int]:
         """Current rows of each derived table of `schema`, over the parts of a version (None: none) and further ones."""
-        names = [table.name for table in schema.derived]
-        if not names:
-            return {}
-        manifest = []
-        if version is not None:
+        manifest: Manifest = []
+        if version is not None and schema.derived:
             with self._store.read() as connection:
                 manifest = rows_of.parts_of(connection, version)
-        found = self._assembled(schema, [*manifest, *parts], names, current_only=True)
-        return {name: rows.num_rows for name, rows in found.items()}
+        # Current rows are as many as the keys that current rows of the source mention: no need to derive the states.
+        sources = list(dict.fromkeys(table.source for table in schema.derived))
+        found = self._assembled(schema, [*manifest, *parts], sources, current_only=True)
+        return {
+            table.name: pc.count_distinct(found[table.source][table.key[0]], mode="only_valid").as_py()
+            for table in schema.derived
+        }
 
     def _assembled(
         self, schema: Schema, manifest: Manifest, names: Sequence[str], *, current_only: bool
