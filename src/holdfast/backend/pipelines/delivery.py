@@ -229,7 +229,7 @@ class _Work:
         self._contract: dict[str, TableContract] = datasets.contract(base.id) if base else {}
         self._history = datasets.files(base.id) if base else []
         self._parents = {
-            root_of(settings, parent) for table in settings.tables.values() for parent in table.links.values()
+            root_of(settings, parent) for name in rules for parent in settings.tables[name].links.values()
         }
         self._outcomes: dict[str, _Outcome] = {}
         self.claimed = claims(settings, loaded.staged)
