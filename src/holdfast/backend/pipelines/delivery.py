@@ -193,7 +193,8 @@ def _rederived(
     rules = {name: contract[name] for name in delivered} | {name: rule for name, (_, rule) in made.items()}
     after = Schema(tables, schema.timezone)
     rows = {name: base.rows[name] for name in delivered} | datasets.count_derived(after, base.id)
-    return Draft(base, base.period, after, rules, rows, (), note or "derived tables changed", author)
+    report = {"tables": {}, "notes": ["the same data, with the derived tables that the project file asks for"]}
+    return Draft(base, base.period, after, rules, rows, (), note or "derived tables changed", author, report=report)
 
 
 def _parents_first(settings: Settings, rules: Mapping[str, TableRule]) -> list[str]:
