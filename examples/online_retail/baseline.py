@@ -82,7 +82,8 @@ def main() -> None:
     test = baseline(Path(sys.argv[1]))
     for who in ("hand-made", "naive"):
         error = mean_absolute_error(test["label spend"], test[f"{who} spend"])
-        print(f"{who}: spend MAE {error:.1f}, repeat ROC-AUC {roc_auc_score(test['label repeat'], test[f'{who} repeat']):.3f}")
+        area = roc_auc_score(test["label repeat"], test[f"{who} repeat"])
+        print(f"{who}: spend MAE {error:.1f}, repeat ROC-AUC {area:.3f}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import holdfast
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from baseline import TARGETS, baseline  # noqa: E402
+
 from report import best_features, compare, not_worse, show  # noqa: E402
 
 PACKAGES = {"spend": "regression_model", "repeat": "binary_model"}

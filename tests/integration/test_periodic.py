@@ -36,13 +36,17 @@ targets:
     entity: 顾客
     every: month
     horizon: 1mo
-    label: "coalesce((select sum(l.量 * l.价) from lines l where l.顾客号 = t.顾客号 and l.at >= cutoff and l.at < cutoff_end), 0)"
+    label: >-
+      coalesce((select sum(l.量 * l.价) from lines l
+      where l.顾客号 = t.顾客号 and l.at >= cutoff and l.at < cutoff_end), 0)
     task: regression
   repeat:
     entity: 顾客
     every: week
     horizon: 14d
-    where: "t.国 = '中' and exists(select 1 from lines l where l.顾客号 = t.顾客号 and l.at < cutoff and l.at >= cutoff - interval 60 day)"
+    where: >-
+      t.国 = '中' and exists(select 1 from lines l
+      where l.顾客号 = t.顾客号 and l.at < cutoff and l.at >= cutoff - interval 60 day)
     label: "exists(select 1 from lines l where l.顾客号 = t.顾客号 and l.at >= cutoff and l.at < cutoff_end)"
 features: {windows: [all, 30d]}
 split: {by: time, train: "< 2024-04-01", validate: "< 2024-05-01", test: "< 2024-06-01"}
@@ -62,7 +66,8 @@ def made_lines() -> list[Line]:
                 moment = datetime(moment.year, moment.month, 1)
             country = rng.choice(["中", "英"]) if rng.random() < 0.1 else country
             order = f"{customer}-{len(lines)}"
-            lines += [(order, customer, moment, rng.randrange(1, 9), rng.randrange(1, 50) / 4, country)] * rng.choice([1, 2])
+            line = (order, customer, moment, rng.randrange(1, 9), rng.randrange(1, 50) / 4, country)
+            lines += [line] * rng.choice([1, 2])
             moment += timedelta(minutes=rng.randrange(1, 60 * 24 * 40))
     return [line for line in lines if line[2] >= datetime(2024, 1, 1)]
 
@@ -171,9 +176,8 @@ def test_the_model_answers_by_id_as_the_matrix_says_and_the_trace_leads_to_the_l
     assert {n["facts"]["table"] for n in seen["from"]} >= {"lines", "invoices"}
 
     before = [line for line in LINES if line[1] == customer and moment(line) < at(date(2024, 5, 6))]
-    rows = [
-        {"单": one[0], "顾客号": one[1], "at": one[2].isoformat(), "量": one[3], "价": one[4], "国": one[5]} for one in before
-    ]
+    names = ("单", "顾客号", "at", "量", "价", "国")
+    rows = [dict(zip(names, (*one[:2], one[2].isoformat(), *one[3:]), strict=True)) for one in before]
     raw = shop.service.rows("repeat", {"lines": rows}, named[:1])["predictions"][0]
     assert raw["labels"] == reply[0]["labels"]
     # One more line merges into the stored ones, and the tables that derive from it follow.
@@ -196,7 +200,8 @@ def test_what_comes_at_or_after_the_cutoff_changes_nothing(shop: Project, tmp_pa
     cutoff = at(date(2024, 5, 1))
     rng = random.Random(1)
     garbled = [
-        line if moment(line) < cutoff else (line[0], rng.randrange(90), line[2], -line[3], 999.0, "法") for line in LINES
+        line if moment(line) < cutoff else (line[0], rng.randrange(90), line[2], -line[3], 999.0, "法")
+        for line in LINES
     ]
     truth = shop.matrix("spend").matrix
     with project_in(tmp_path / "p") as other:
@@ -256,9 +261,8 @@ def test_labels_may_be_a_delivered_file(tmp_path: Path) -> None:
         assert 0 < answer["labels"]["churn"]["probability"] < 1
 
 
-def wrong(target: str, before: str = "", after: str = "") -> str:
-    head = YAML.split("targets:")[0].replace(before, after) if before else YAML.split("targets:")[0]
-    return f"{head}targets:\n  x: {target}\n"
+def wrong(target: str) -> str:
+    return f"{YAML.partition('targets:')[0]}targets:\n  x: {target}\n"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +307,10 @@ def test_what_the_data_show_to_be_wrong_names_the_key(
 
 
 def test_a_column_called_cutoff_is_in_the_way(tmp_path: Path) -> None:
-    text = "project: x\ntables: {c: {files: c.csv, key: id}}\ntargets: {x: {entity: c, every: day, horizon: 1d, label: 'true'}}"
+    text = (
+        "project: x\ntables: {c: {files: c.csv, key: id}}\n"
+        "targets: {x: {entity: c, every: day, horizon: 1d, label: 'true'}}\n"
+    )
     (tmp_path / "c.csv").write_text("id,Cutoff\n1,2\n")
     with project_in(tmp_path / "p", text) as project:
         project.ingest("2024-01-01", [tmp_path / "c.csv"])

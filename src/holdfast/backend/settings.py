@@ -105,7 +105,7 @@ class TableSettings(_Model):
             return self
         told = [n for n in ("files", "sheet", "known") if getattr(self, n)] + ["delivery"] * (self.delivery == "full")
         if told:
-            raise ValueError(f"a table that derives `from` another has no {told[0]!r}: it follows the rows of the other")
+            raise ValueError(f"a table that derives `from` another has no {told[0]!r}: it follows the other's rows")
         if len(self.key) != 1:
             raise ValueError("a table that derives `from` another needs a `key` of one column of it")
         if said := next((name for name, column in self.columns.items() if column != ColumnSettings()), None):
@@ -305,11 +305,12 @@ class Settings(_Model):
     def _check_derived(self, name: str) -> None:
         """A derived table comes from files in the end, and its key is free to become a link to it."""
         table, chain = self.tables[name], [name]
-        while (source := self.tables[chain[-1]].from_) is not None:
-            if source in chain:
-                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {' from '.join([*chain, source])}")
-            _known_name(source, self.tables, "table", ("tables", chain[-1], "from"))
-            chain.append(source)
+        while (above := self.tables[chain[-1]].from_) is not None:
+            if above in chain:
+                circle = " from ".join([*chain, above])
+                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {circle}")
+            _known_name(above, self.tables, "table", ("tables", chain[-1], "from"))
+            chain.append(above)
         source, key = self.tables[chain[1]], table.key[0]
         if source.key == (key,):
             raise _PlacedError(

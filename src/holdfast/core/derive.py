@@ -66,7 +66,7 @@ def derive(table: Table, source: Table, rows: pa.Table) -> pa.Table:
     if table.time is not None:
         begin = _as_hidden_by_time((code, begin, row, oldest), seen)
     there = row >= 0
-    return _states(table, rows, row[there], oldest[there], begin[there], until[there])
+    return _states(table, rows, (row[there], oldest[there]), (begin[there], until[there]))
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ def _visible(source: Table, rows: pa.Table) -> _Seen:
 def _ordinals(values: pa.ChunkedArray, *, by_value: bool = True) -> Ints:
     """A number for each value, int64 [n]: in the order of values, or of first appearance; -1 is null."""
     encoded = unify([values]).dictionary_encode()
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    codes: Ints = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     if not by_value:
         return codes
-    rank = np.empty(len(encoded.dictionary) + 1, np.int64)
+    rank: Ints = np.empty(len(encoded.dictionary) + 1, np.int64)
     rank[np.asarray(pc.sort_indices(encoded.dictionary), np.int64)] = np.arange(len(encoded.dictionary))
     rank[-1] = -1
-    return rank[codes]
+    ordered: Ints = rank[codes]
+    return ordered
 
 
 def _leaders(codes: Ints, seen: _Seen, rank: Ints) -> tuple[Ints, Ints, Ints]:
@@ -137,13 +138,12 @@ def _changing(codes: Ints, seen: _Seen, rank: Ints, members: Ints) -> tuple[Ints
     """`_leaders` where rows come and go."""
     order = members[np.lexsort((seen.begin[members], codes[members]))]
     found: list[tuple[int, int, int]] = []
-    bounds = np.flatnonzero(np.r_[True, codes[order][1:] != codes[order][:-1], True]) if len(order) else []
-    for first, after in zip(bounds[:-1], bounds[1:], strict=True):
-        group = order[first:after].tolist()
-        code, waiting, heap = int(codes[group[0]]), 0, []
+    for group in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else ():
+        code, waiting = int(codes[group[0]]), 0
+        heap: list[tuple[int, int]] = []
         for now in np.unique(np.r_[seen.begin[group], seen.end[group]]).tolist():
             while waiting < len(group) and seen.begin[group[waiting]] <= now:
-                heappush(heap, (-int(rank[group[waiting]]), group[waiting]))
+                heappush(heap, (-int(rank[group[waiting]]), int(group[waiting])))
                 waiting += 1
             while heap and seen.end[heap[0][1]] <= now:
                 heappop(heap)
@@ -181,7 +181,9 @@ def _as_hidden_by_time(states: tuple[Ints, Ints, Ints, Ints], seen: _Seen) -> In
     return np.where(own, seen.known_from[row], begin)
 
 
-def _states(table: Table, rows: pa.Table, row: Ints, oldest: Ints, begin: Ints, until: Ints) -> pa.Table:
+def _states(table: Table, rows: pa.Table, places: tuple[Ints, Ints], known: tuple[Ints, Ints]) -> pa.Table:
+    """States of the source rows at `places` (newest and oldest), known from and to."""
+    (row, oldest), (begin, until) = places, known
     taken = rows.take(pa.array(row))
     columns = {name: taken[name] for name in table.names}
     if table.time is not None:

@@ -11,7 +11,8 @@ from holdfast.core.derive import derive, with_derived
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, Column, DType, Schema, Table
 
 STAMP = pa.timestamp("us", tz="UTC")
-COLUMNS = (Column("顾客", DType.CATEGORY), Column("at", DType.TIME), Column("国", DType.CATEGORY), Column("n", DType.INT))
+TYPES = {"顾客": DType.CATEGORY, "at": DType.TIME, "国": DType.CATEGORY, "n": DType.INT}
+COLUMNS = tuple(Column(name, dtype) for name, dtype in TYPES.items())
 TIMED = Table("lines", COLUMNS, (), "at", {}, "event")
 UNTIMED = Table("lines", COLUMNS, (), None, {}, "delivery")
 END = 2**40
@@ -148,7 +149,8 @@ def test_a_table_with_its_own_time_is_known_as_its_source_is() -> None:
 def test_tables_derive_from_derived_ones_and_from_rows_without_history() -> None:
     countries = Table("国家", (COLUMNS[2],), ("国",), None, {}, "event", "customers")
     schema = Schema({"国家": countries, "customers": CUSTOMERS, "lines": TIMED})
-    bare = source([line("甲", 10, "中"), line("乙", 20, "中")]).drop_columns([KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW])
+    rows = source([line("甲", 10, "中"), line("乙", 20, "中")])
+    bare = rows.drop_columns([KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW])
     found = with_derived(schema, {"lines": bare}, ["lines"])
     assert [(s["国"], s[KNOWN_FROM], s[SOURCE_FILE]) for s in plain(found["国家"])] == [("中", 11, None)]
     assert with_derived(schema, {}, []) == {}

@@ -141,9 +141,7 @@ class Datasets:
                 states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
             return states[name]
 
-        return {
-            name: of(name).filter(pc.is_null(of(name)[KNOWN_TO])) if current_only else of(name) for name in names
-        }
+        return {name: of(name).filter(pc.is_null(of(name)[KNOWN_TO])) if current_only else of(name) for name in names}
 
     def files(self, version: str | None = None) -> Files:
         """The raw files that make up a version, in the order of delivery."""

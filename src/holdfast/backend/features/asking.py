@@ -68,7 +68,7 @@ def only_asks(schema: Schema, target: TargetSettings) -> bool:
     table = schema.table(target.from_)
     if target.entity_table == target.from_ or table.time is not None:
         return False
-    text = " ".join(filter(None, (*(target.labels or {"": target.label}).values(), target.label_known, target.where)))
+    text = " ".join(filter(None, (*(target.labels or {}).values(), target.label, target.label_known, target.where)))
     return not [
         name
         for name in table.names

@@ -43,7 +43,7 @@ def periodic_rows(schema: Schema, states: pa.Table, name: str, target: TargetSet
         raise InputError(
             f"target {name!r} finds no row of {table.name!r} at the start of any {target.every}",
             where={"key": f"targets.{name}.every"},
-            hint="The first row must be known before the last step of the data begins: deliver more, or ask more often.",
+            hint="The first row must be known before the last step of the data begins: deliver more, or ask oftener.",
         )
     counts = [len(rows) for rows in asked]
     stamp = SYSTEM_FIELDS[KNOWN_FROM]

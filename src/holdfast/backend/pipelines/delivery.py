@@ -175,9 +175,7 @@ def apply_delivery(
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
 
 
-def _rederived(
-    datasets: Datasets, settings: Settings, base: DatasetVersion, note: str, author: str
-) -> Draft | None:
+def _rederived(datasets: Datasets, settings: Settings, base: DatasetVersion, note: str, author: str) -> Draft | None:
     """The version of the same data with the derived tables that the project file asks for now; None if it has them."""
     schema, contract = datasets.schema(base.id), datasets.contract(base.id)
     delivered = {
@@ -229,9 +227,7 @@ class _Work:
         self._schema = Schema.from_dict(base.schema) if base else Schema({}, settings.timezone)
         self._contract: dict[str, TableContract] = datasets.contract(base.id) if base else {}
         self._history = datasets.files(base.id) if base else []
-        self._parents = {
-            root_of(settings, parent) for name in rules for parent in settings.tables[name].links.values()
-        }
+        self._parents = {root_of(settings, parent) for name in rules for parent in settings.tables[name].links.values()}
         self._outcomes: dict[str, _Outcome] = {}
         self.claimed = claims(settings, loaded.staged)
         self.delivery = datasets.raw.name(loaded.staged, loaded.period.name)

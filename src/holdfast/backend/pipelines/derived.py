@@ -19,7 +19,7 @@ def root_of(settings: Settings, name: str) -> str:
 
 
 def typed_links(settings: Settings, name: str) -> Iterator[tuple[str, str, str]]:
-    """(column, other, its column) for columns of a delivered table that hold what a column of another delivered one does.
+    """(column, other, its column) for columns of a delivered table that hold what a column of another one does.
 
     They hold its key, or the key of what derives from it, and take its type.
     """
