@@ -20,7 +20,7 @@ from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.world import World
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.timeline import instant
-from holdfast.errors import ConfigError, InputError
+from holdfast.errors import ConfigError, InputError, NotFoundError
 from holdfast.frontend.client import Project
 
 ZONE = ZoneInfo("America/New_York")
@@ -48,6 +48,7 @@ targets:
       t.国 = '中' and exists(select 1 from lines l
       where l.顾客号 = t.顾客号 and l.at < cutoff and l.at >= cutoff - interval 60 day)
     label: "exists(select 1 from lines l where l.顾客号 = t.顾客号 and l.at >= cutoff and l.at < cutoff_end)"
+  each: {entity: 顾客, from: lines, cutoff: at, label: "t.国 = '中'"}
 features: {windows: [all, 30d]}
 split: {by: time, train: "< 2024-04-01", validate: "< 2024-05-01", test: "< 2024-06-01"}
 """
@@ -218,6 +219,32 @@ def test_what_comes_at_or_after_the_cutoff_changes_nothing(shop: Project, tmp_pa
     asked = truth.cutoffs == cutoff
     frame = evaluate(truth.feature_set, world, truth.entities.filter(asked), truth.cutoffs[asked], {})
     assert bits(frame) == bits(truth.frame, asked)
+
+
+def test_a_derived_column_is_not_that_of_the_asking_row(shop: Project) -> None:
+    matrix = shop.matrix("each").matrix
+    countries = matrix.frame.columns["国"]
+    assert isinstance(countries, Categories)
+    changed = 0
+    for customer, cutoff, label, country in zip(
+        matrix.entities.to_pylist(), matrix.cutoffs.tolist(), matrix.labels["each"], countries.decode(), strict=True
+    ):
+        before = [(moment(line), line[5]) for line in LINES if line[1] == customer and moment(line) < cutoff]
+        assert country == (max(before)[1] if before else None)
+        changed += country is not None and (country == "中") != bool(label)
+    assert changed > 10
+
+
+def test_a_table_that_the_data_do_not_have_yet_is_said(shop: Project) -> None:
+    file = shop.root / "holdfast.yaml"
+    try:
+        text = YAML.replace("targets:", "  国家: {from: 顾客, key: 国}\ntargets:")
+        file.write_text(text.replace("entity: 顾客", "entity: 国家", 1).replace("t.顾客号", "1"), encoding="utf-8")
+        with holdfast.open(shop.root) as again, pytest.raises(NotFoundError, match="no table '国家'") as caught:
+            again.matrix("spend")
+    finally:
+        file.write_text(YAML, encoding="utf-8")
+    assert "repeat the last one" in str(caught.value.hint)
 
 
 LABELS = """

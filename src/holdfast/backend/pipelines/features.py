@@ -138,6 +138,13 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
             where={"key": "timezone"},
             hint="Change the project file back, or start a new project.",
         )
+    for table in (target.entity_table, target.from_):
+        if table not in schema.tables:
+            raise NotFoundError(
+                f"the data {dataset.version} have no table {table!r}",
+                where={"key": f"targets.{name}"},
+                hint="A table that was added to the project file comes with the next import: repeat the last one.",
+            )
     tables = datasets.read(dataset.id)
     end = Period.parse(dataset.period, settings.timezone).end
     asked = ask(schema, tables, name, target, end)
