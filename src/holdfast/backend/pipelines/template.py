@@ -75,7 +75,7 @@ _TARGETS = """\
 #     # entity: customers       # the table that is predicted about; `from` links to it
 #     # cutoff: date            # the column that says when the question is asked
 #     # context: [type]         # columns of the asking row that are known beforehand
-#     # every: month            # instead of `from` and `cutoff`: each entity is asked when a month (week, 7d ...) begins
+#     # every: month            # instead of `from` and `cutoff`: each entity is asked as a month (week, 7d ...) begins
 #     # horizon: 1mo            # with `every`: how far the label looks ahead, from `cutoff` to `cutoff_end`
 #     # task: binary            # binary, multiclass, regression; multilabel with several `labels: {name: SQL}`
 #     # label_known: date       # when the label becomes known
