@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
-from holdfast.core.timeline import Known, parse_duration, zone
+from holdfast.core.timeline import Known, Step, parse_duration, zone
 from holdfast.errors import ConfigError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
@@ -62,17 +62,28 @@ def _column(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-class TableSettings(_Model):
-    """A table: its files in each delivered period, key, time, links and how it is known."""
+def _columns(value: object) -> object:
+    """A list of names says of each column that there is one, and nothing more."""
+    return {name: {} for name in value} if isinstance(value, list) else value
 
-    files: Names = Field(min_length=1)
+
+class TableSettings(_Model):
+    """A table: its files in each delivered period (or the table that its rows derive `from`), key, time and links."""
+
+    files: Names = ()
+    from_: str | None = Field(None, alias="from")
     sheet: str | None = None
     key: Names = ()
     time: str | None = None
     known: str | None = None
     delivery: Literal["increment", "full"] = "increment"
     links: dict[str, str] = {}
-    columns: dict[str, Annotated[ColumnSettings, BeforeValidator(_column)]] = {}
+    columns: Annotated[dict[str, Annotated[ColumnSettings, BeforeValidator(_column)]], BeforeValidator(_columns)] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are named: key, time, links, and those under `columns`."""
+        return tuple(dict.fromkeys((*self.key, *((self.time,) if self.time else ()), *self.links, *self.columns)))
 
     @property
     def known_rule(self) -> Known:
@@ -87,24 +98,45 @@ class TableSettings(_Model):
         return None if value is None else _checked(Known.parse, value)
 
     @model_validator(mode="after")
+    def _of_files_or_derived(self) -> Self:
+        if not self.files and self.from_ is None:
+            raise ValueError("key 'files' is missing (or `from`, the table that this one derives from)")
+        if self.from_ is None:
+            return self
+        told = [n for n in ("files", "sheet", "known") if getattr(self, n)] + ["delivery"] * (self.delivery == "full")
+        if told:
+            raise ValueError(f"a table that derives `from` another has no {told[0]!r}: it follows the other's rows")
+        if len(self.key) != 1:
+            raise ValueError("a table that derives `from` another needs a `key` of one column of it")
+        if said := next((name for name, column in self.columns.items() if column != ColumnSettings()), None):
+            raise ValueError(f"`columns` of a derived table is a list of names; declare {said!r} under {self.from_!r}")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.delivery == "full" and not self.key:
             raise ValueError("a table with `delivery: full` needs a `key`: its deliveries are compared row by row")
         if self.known_rule.kind == "event" and not self.time:
             raise ValueError("`known: event` needs `time`, the column that says when a row happened")
-        for name in (*self.key, *self.links, *self.columns, *((self.time,) if self.time else ())):
+        for name in self.names:
             if name.startswith(RESERVED_PREFIX):
                 raise ValueError(f"column names that begin with {RESERVED_PREFIX!r} are reserved ({name!r})")
         return self
 
 
 class TargetSettings(_Model):
-    """What is predicted: one row = one entity at one cutoff."""
+    """What is predicted: one row = one entity at one cutoff.
+
+    Rows of the table `from` ask, each at its `cutoff`; or, with `every`, each entity is asked at the start of each
+    step of the calendar about the `horizon` that follows.
+    """
 
     from_: str = Field(alias="from")
     entity: str | None = None
     where: str | None = None
     cutoff: str | None = None
+    every: str | None = None
+    horizon: str | None = None
     context: Names = ()
     task: Literal["multilabel", "binary", "multiclass", "regression"] | None = None
     labels: dict[str, str] | None = None
@@ -115,6 +147,34 @@ class TargetSettings(_Model):
     def entity_table(self) -> str:
         """The table whose rows are predicted about; by default the asking table itself."""
         return self.entity or self.from_
+
+    @model_validator(mode="before")
+    @classmethod
+    def _entities_ask(cls, data: object) -> object:
+        """With `every` the entities themselves ask."""
+        if isinstance(data, dict) and data.get("every") and "entity" in data and "from" not in data:
+            return {**data, "from": data["entity"]}
+        return data
+
+    @field_validator("every", "horizon")
+    @classmethod
+    def _steps(cls, value: str | None) -> str | None:
+        return None if value is None else _checked(Step.parse, value)
+
+    @model_validator(mode="after")
+    def _periodic(self) -> Self:
+        if (self.every is None) != (self.horizon is None):
+            raise ValueError(
+                "`every` (how often each entity is asked) and `horizon` (how far its label looks ahead) go together"
+            )
+        if self.every is None:
+            return self
+        if self.entity_table != self.from_:
+            raise ValueError(f"with `every` each row of `entity` asks: leave `from: {self.from_}` out")
+        if self.cutoff is not None or self.context:
+            told = "cutoff" if self.cutoff is not None else "context"
+            raise ValueError(f"`{told}` is of a row that asks; with `every` the entities are asked at calendar steps")
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> Self:
@@ -216,6 +276,10 @@ class Settings(_Model):
             if other != name:
                 raise _PlacedError(("tables", name), f"tables {other!r} and {name!r} differ only in case")
         for name, table in self.tables.items():
+            if table.from_ is not None:
+                _known_name(table.from_, self.tables, "table", ("tables", name, "from"))
+                self._check_derived(name)
+        for name, table in self.tables.items():
             for column, parent in table.links.items():
                 _known_name(parent, self.tables, "table", ("tables", name, "links", column))
                 if len(self.tables[parent].key) != 1:
@@ -226,12 +290,45 @@ class Settings(_Model):
         for name, target in self.targets.items():
             _known_name(target.from_, self.tables, "table", ("targets", name, "from"))
             _known_name(target.entity_table, self.tables, "table", ("targets", name, "entity"))
-            links = self.tables[target.from_].links
+            links = self.links_of(target.from_)
             if target.entity_table != target.from_ and target.entity_table not in links.values():
                 raise _PlacedError(
                     ("targets", name, "entity"), f"table {target.from_!r} has no link to {target.entity_table!r}"
                 )
         return self
+
+    def links_of(self, name: str) -> dict[str, str]:
+        """The links of a table: the declared ones, and one to each table that derives from it."""
+        made = {table.key[0]: other for other, table in self.tables.items() if table.from_ == name}
+        return {**self.tables[name].links, **made}
+
+    def _check_derived(self, name: str) -> None:
+        """A derived table comes from files in the end, and its key is free to become a link to it."""
+        table, chain = self.tables[name], [name]
+        while (above := self.tables[chain[-1]].from_) is not None:
+            if above in chain:
+                circle = " from ".join([*chain, above])
+                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {circle}")
+            _known_name(above, self.tables, "table", ("tables", chain[-1], "from"))
+            chain.append(above)
+        source, key = self.tables[chain[1]], table.key[0]
+        if source.key == (key,):
+            raise _PlacedError(
+                ("tables", name, "key"),
+                f"{key!r} is the key of {chain[1]!r} itself: every row of it would make one of {name!r}",
+            )
+        linked = source.links.get(key, name)
+        twin = next((o for o, t in self.tables.items() if t.from_ == chain[1] and t.key == table.key), name)
+        other = linked if linked != name else twin
+        if other != name:
+            raise _PlacedError(
+                ("tables", name, "key"), f"column {key!r} of {chain[1]!r} links to {other!r} already; it has one link"
+            )
+        if table.time not in (None, source.time):
+            told = f"{source.time!r}" if source.time else "none"
+            raise _PlacedError(
+                ("tables", name, "time"), f"the `time` of a derived table is that of {chain[1]!r}, which is {told}"
+            )
 
 
 class _PlacedError(ValueError):

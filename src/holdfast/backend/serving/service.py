@@ -10,6 +10,7 @@ from holdfast.backend.serving.loader import Live
 from holdfast.backend.serving.log import Logged, PredictionLog
 from holdfast.backend.serving.predictor import Answer, Predictor
 from holdfast.backend.serving.questions import Asked, Question, StoredData, ask, compute
+from holdfast.core.derive import with_derived
 from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.world import World
 from holdfast.core.schema import Schema
@@ -64,7 +65,7 @@ class Service:
                     f"there is no table {name!r}", where={"table": name}, hint=f"Tables: {', '.join(schema.tables)}"
                 )
         given = typed_rows(schema, rows)
-        world = stored.merged(given) if stored else World.build(schema, given)
+        world = stored.merged(given) if stored else World.build(schema, with_derived(schema, given, given))
         kind = "rows+stored" if stored else "rows"
         notes = _absent_columns(schema, rows)
         return self._computed(
