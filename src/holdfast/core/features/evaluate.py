@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.plan import compile_plan, is_code
@@ -140,13 +140,13 @@ class _Trace:
         world = self.place.world
         index, moments = world.index(link), np.full(len(codes), self.cutoff, np.int64)
         windows = np.array([feature.window] if feature.window else [], np.int64)
-        start, hi, lo, odd = kernels.ranges(
+        start, hi, lo, odd = ranges.ranges(
             codes, moments, windows, self.place.inclusive, index.offsets, index.times, index.odd
         )
         mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
         begin = lo[0] if len(lo) else start
         seen = (begin, hi, moments, odd, index.known_from, index.known_to, mask)
-        _, _, positions = kernels.visible(np.arange(len(hi)), *seen)
+        _, _, positions = ranges.visible(np.arange(len(hi)), *seen)
         rows = index.order[positions]
         return rows, world.key_codes(link.child)[rows] if world.keyed(link.child) else np.full(len(rows), -1)
 
@@ -159,7 +159,7 @@ class _Trace:
         moments = np.full(len(here), self.cutoff, np.int64)
         odd = np.full(len(here), len(index.odd) > 0, np.uint8)
         seen = (begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
-        _, _, positions = kernels.visible(np.arange(len(here)), *seen)
+        _, _, positions = ranges.visible(np.arange(len(here)), *seen)
         return np.asarray(index.order[positions])
 
 

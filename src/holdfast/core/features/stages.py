@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features import kernels
+from holdfast.core.features import kernels, ranges
 from holdfast.core.features.definitions import Feature, Kind
 from holdfast.core.features.frame import Categories
 from holdfast.core.features.own import run_own
@@ -98,7 +98,7 @@ def empty_subject(stage: Stage, rows: int) -> Subject:
 def rows_as_of(place: Place, table: str, codes: Ints, cutoffs: Ints) -> Ints:
     """The row that each key's state was in as of its cutoff; -1 for none."""
     states = place.world.states(table)
-    found = kernels.as_of(
+    found = ranges.as_of(
         codes, cutoffs, place.inclusive, states.offsets, states.known_from, states.known_to, states.times
     )
     return np.where(found >= 0, states.order[found], -1) if len(states.order) else np.asarray(found)
@@ -111,7 +111,7 @@ def visiting(codes: Ints, cutoffs: Ints, size: int) -> Ints:
         return np.arange(n)
     if size > 8 * n:
         return np.lexsort((cutoffs, codes))
-    order, _, _ = kernels.sort_blocks(codes + 1, cutoffs, size + 1)
+    order, _, _ = ranges.sort_blocks(codes + 1, cutoffs, size + 1)
     return np.asarray(order)
 
 
@@ -149,7 +149,7 @@ def _put(subject: Subject, dtype: DType, slot: int, values: Values, rows: Ints |
     elif rows is None:
         subject.numbers[slot] = values
     else:
-        kernels.take_numbers(values, rows, subject.numbers[slot])
+        ranges.take_numbers(values, rows, subject.numbers[slot])
 
 
 def _key_codes(world: World, table: str, rows: Ints) -> Ints:
@@ -182,7 +182,7 @@ def _from_parent(
 def _distinct(codes: Ints, cutoffs: Ints, size: int) -> tuple[Ints, Ints]:
     """One position of each distinct (code, cutoff), and for each pair which of them is its."""
     many = size > 8 * len(codes)
-    order = np.lexsort((cutoffs, codes)) if many else kernels.sort_blocks(codes + 1, cutoffs, size + 1)[0]
+    order = np.lexsort((cutoffs, codes)) if many else ranges.sort_blocks(codes + 1, cutoffs, size + 1)[0]
     one, two = codes[order], cutoffs[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = (one[1:] != one[:-1]) | (two[1:] != two[:-1])
@@ -196,7 +196,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     world, link = place.world, children.link
     codes, cutoffs, order = asked
     index = world.index(link)
-    start, hi, lo, odd = kernels.ranges(
+    start, hi, lo, odd = ranges.ranges(
         codes, cutoffs, children.windows, place.inclusive, index.offsets, index.times, index.odd
     )
     masks = world.sorted_masks(link, children.conditions) if children.conditions else _NO_MASKS
@@ -237,12 +237,12 @@ def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject) -> 
 def _below(place: Place, children: Children, stage: Stage, found: Range, begin: Ints) -> tuple[Range, list[list[str]]]:
     """The children themselves as a stage: their features, as the rows of a range, and the categories of its codes."""
     index, nothing = place.world.index(children.link), _NO_BYTES
-    start, stop, positions = kernels.visible(
+    start, stop, positions = ranges.visible(
         found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, nothing
     )
-    rows, times, moments = kernels.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
+    rows, times, moments = ranges.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
     below = run_stage(stage, place, Pairs(rows, None, moments))
-    lo = kernels.within(found.perm, start, stop, found.cutoffs, children.windows, times)
+    lo = ranges.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
         found.perm, _TILE, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
         found.masks[:, positions] if len(found.masks) else found.masks, times, below.numbers, below.codes,

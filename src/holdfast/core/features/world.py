@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
 from holdfast.core.features.definitions import Condition
 from holdfast.core.features.frame import Categories
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, DType, Link, Schema, Table
@@ -231,7 +231,7 @@ class World:
             rows, order = self.tables[link.child], self.index(link).order
             values = np.empty((len(columns), len(order)))
             for place, name in enumerate(columns):
-                kernels.take_numbers(rows.fresh(name), order, values[place])
+                ranges.take_numbers(rows.fresh(name), order, values[place])
             self._numbers[key] = values
         return self._numbers[key]
 
@@ -324,8 +324,8 @@ class World:
         codes, times = self.link_codes(link), rows.times
         if rows.table.time is not None:
             codes = np.where(times == NULL_TIME, -1, codes)
-        order, happened, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
-        order = _break_ties(order, kernels.ties(offsets, happened), rows)
+        order, happened, offsets = ranges.sort_blocks(codes, times, len(self._space(link.parent)))
+        order = _break_ties(order, ranges.ties(offsets, happened), rows)
         nothing = np.zeros(0, np.int64)
         if not rows.has_history:
             return Index(order, offsets, happened, nothing, nothing, np.zeros(0, np.uint8))
