@@ -15,7 +15,7 @@ from holdfast.core.timeline import format_duration
 __all__ = ["Change", "diff_sets"]
 
 Data = Mapping[str, Any]
-_ASPECTS = ("alias", "window", "condition", "primitive", "inputs", "link", "column", "dtype")
+_ASPECTS = ("alias", "window", "condition", "parameters", "primitive", "inputs", "link", "column", "dtype")
 """In the order in which a removed and an added feature are joined: a new window is likelier than a new input."""
 _WORDS = {"alias": "name", "inputs": "input", "dtype": "type"}
 _FACTS = {
@@ -109,9 +109,11 @@ def _said(aspect: str, value: Any) -> str:
         case "window":
             return format_duration(value)
         case "condition" if isinstance(value, dict) and {"column", "value"} <= set(value):
-            return " ".join([value["column"], str(value.get("op", "=")), str(value["value"])])
+            return " ".join([value["column"], str(value.get("operator", "=")), str(value["value"])])
         case "inputs":
             return ", ".join(Feature.from_dict(item).name for item in value)
+        case "parameters":
+            return ", ".join(f"{name} = {setting:g}" for name, setting in value.items())
         case "link":
             return f"{value['child']}[{value['column']}] → {value['parent']}"
         case _:

@@ -220,8 +220,8 @@ class _Writer:
         return self.add(inputs[0])
 
     def _where(self, child: Table, condition: Any) -> str:
-        operation, value = str(getattr(condition, "op", "=")), condition.value
-        if operation not in ("=", "=="):
+        operation, value = str(getattr(condition, "operator", "=")), condition.value
+        if operation != "=":
             raise _Untranslatable(f"a condition with {operation!r} is not written for Featuretools")
         base = self._column(child.name, condition.column)
         arguments = {"value": value}
@@ -547,6 +547,8 @@ def _link_of(feature: Feature) -> Link:
 def _peer_of(feature: Feature) -> Peer:
     primitive: Any = feature.primitive
     name = str(getattr(primitive, "name", primitive))
+    if getattr(feature, "parameters", ()):
+        raise _Untranslatable(f"{name} with parameters is not written for Featuretools")
     if name not in FEATURETOOLS_PRIMITIVES:
         raise _Untranslatable(f"Featuretools has no primitive that means {name}")
     return FEATURETOOLS_PRIMITIVES[name]
