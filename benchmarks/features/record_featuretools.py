@@ -20,7 +20,15 @@ import featuretools as ft
 import numpy as np
 import pandas as pd
 from featuretools import primitives as p
-from woodwork.logical_types import BooleanNullable, Categorical, Datetime, Double, Integer, IntegerNullable, NaturalLanguage
+from woodwork.logical_types import (
+    BooleanNullable,
+    Categorical,
+    Datetime,
+    Double,
+    Integer,
+    IntegerNullable,
+    NaturalLanguage,
+)
 
 OUT = Path(__file__).resolve().parents[2] / "tests" / "unit" / "features" / "featuretools"
 START = datetime(2023, 1, 1)
