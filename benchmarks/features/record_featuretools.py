@@ -201,6 +201,29 @@ def shop_cases(documents: list[Any], es: ft.EntitySet) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def leak() -> dict[str, Any]:
+    """One customer, one order before a training window; then the same with an item that happens after the cutoff.
+
+    Nothing of the later item was known at the cutoff, but `last_time_index` lets it pull the order into the window.
+    """
+    tables = [table("customers", "id:int", "id"), table("orders", "id:int customer:int at:time", "id", "at", customer="customers"),
+              table("items", "id:int order:int at:time", "id", "at", order="orders")]  # fmt: skip
+    cutoff, documents, worlds = START + timedelta(days=100), [], []
+    for items in (10, 120):  # the day of the order's one item: before the window, and after the cutoff
+        rows: dict[str, Rows] = {"customers": [{"id": 0}], "orders": [{"id": 0, "customer": 0, "at": START + timedelta(days=9)}],
+                                 "items": [{"id": 0, "order": 0, "at": START + timedelta(days=items)}]}  # fmt: skip
+        es = entityset(tables, rows)
+        es.add_last_time_indexes()
+        features = synthesised(es, "customers", ["count"], [], max_depth=1)
+        found = case(documents, es, f"item on day {items}", features, at(es, "customers", cutoff), training_window="45 days")
+        worlds.append({"tables": columnar(rows), **found})
+    return {"schema": {"tables": tables, "timezone": "UTC"}, "documents": documents, "cases": worlds}
+
+
+def columnar(rows: dict[str, Rows]) -> dict[str, Any]:
+    return {name: {c: [plain(row[c]) for row in listed] for c in listed[0]} for name, listed in rows.items()}
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -210,7 +233,7 @@ def main() -> None:
         found: dict[str, Any] = {
             "recorded_with": {"featuretools": ft.__version__, "pandas": pd.__version__},
             "schema": {"tables": tables, "timezone": "UTC"},
-            "tables": {name: {c: [plain(row[c]) for row in listed] for c in listed[0]} for name, listed in rows.items()},
+            "tables": columnar(rows),
         }
         if make is shop:
             found["cases"] = shop_cases(documents, entityset(tables, rows))
@@ -232,6 +255,7 @@ def main() -> None:
         path = OUT / f"{make.__name__}.json"
         path.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
         print(path.name, path.stat().st_size, [(c["name"], len(c["values"])) for c in found["cases"]], found.get("refused", ""))
+    (OUT / "leak.json").write_text(json.dumps(leak(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

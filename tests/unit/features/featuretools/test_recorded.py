@@ -151,5 +151,22 @@ def test_the_differences_are_what_they_are_said_to_be() -> None:
     assert all(math.isclose(ratio, 24, rel_tol=1e-9) for ratio in ratios)
 
 
+def test_its_last_time_index_leaks_and_ours_cannot() -> None:
+    """An item after the cutoff pulls an old order into Featuretools' training window: the earlier value moves."""
+    data = json.loads((HERE / "leak.json").read_text(encoding="utf-8"))
+    schema, theirs, ours = Schema.from_dict(data["schema"]), [], []
+    for case in data["cases"]:
+        theirs.append(case["values"]["COUNT(orders)"])
+        found = from_featuretools(data["documents"][case["document"]], schema, include_cutoff=True).feature_set
+        assert found is not None
+        cut = replace(found, features=tuple(windowed(feature, parse_duration("45d")) for feature in found.features))
+        cutoffs = np.array([parse_instant(text) for text in case["cutoffs"]], np.int64)
+        world = World.build(schema, tables(case, schema))
+        frame = evaluate(cut, world, pa.array(case["entities"], pa.int64()), cutoffs)
+        ours.append(frame.columns["COUNT(orders, 45d)"].tolist())
+    assert theirs == [[0], [1]]
+    assert ours == [[0.0], [0.0]]
+
+
 def test_a_link_of_a_table_with_itself_is_beyond_featuretools() -> None:
     assert WORLDS["staff"]["refused"].startswith("RecursionError")
