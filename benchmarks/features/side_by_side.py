@@ -118,6 +118,8 @@ ARGUED = (
      lambda ours, theirs: np.isnan(ours) & (theirs == 0)),
     (r"(?!COUNT|MODE|NUM_UNIQUE)\w+\(accounts\.NUM_UNIQUE\(", "and so what is stacked on it: one 0 more or less",
      lambda ours, theirs: np.isnan(ours) | np.isfinite(theirs)),
+    (r"STD\(", "the spread of nearly equal numbers, rounding of a zero",
+     lambda ours, theirs: (np.abs(ours) < 1e-6) & (np.abs(theirs) < 1e-6)),
 )  # fmt: skip
 """Differences that are meant: names, in words, and which values may differ so."""
 
