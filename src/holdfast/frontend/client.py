@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
     from holdfast.backend.features import Features
+    from holdfast.backend.pipelines.definitions import Exchange
     from holdfast.backend.pipelines.features import BuiltMatrix, SynthesisResult
     from holdfast.backend.pipelines.ingest import IngestResult
     from holdfast.backend.pipelines.predict import BatchReport
@@ -154,6 +155,13 @@ class Project:
             {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
             for f in found.features
         ]
+
+    @property
+    def exchange(self) -> "Exchange":
+        """Feature definitions as data: compared in words, written to a file, read from Featuretools' JSON."""
+        from holdfast.backend.pipelines.definitions import Exchange
+
+        return Exchange(self.data, self.features, self.settings)
 
     def matrix(
         self, target: str | None = None, *, version: str | None = None, progress: Progress | None = None
