@@ -207,7 +207,6 @@ def categories(
         column, mask = which[c]
         previous = -1
         at = unique = total = 0
-        head = tail = mode = -1
         for p in range(len(perm)):
             i = perm[p]
             if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):

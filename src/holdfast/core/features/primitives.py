@@ -101,7 +101,9 @@ _AGGREGATES = (
     Primitive("NUM_UNIQUE", _C, DType.INT, "number of different {0}", unit=""),
     Primitive("MODE", _C, DType.CATEGORY, "most frequent {0}", unit=""),
     Primitive("PERCENT_TRUE", _T, _F, "share of true {0}", unit=""),
-    Primitive("TIME_SINCE_LAST", (), _F, "time since the latest of {0}", "s", windowed=False, timed=True),
+    Primitive(
+        "TIME_SINCE_LAST", (), _F, "time since the latest of {0}", "s", windowed=False, conditional=True, timed=True
+    ),
     Primitive("TIME_SINCE_FIRST", (), _F, "time since the first of {0}", "s", windowed=False, timed=True),
 )
 _FURTHER = (
