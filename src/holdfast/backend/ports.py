@@ -53,8 +53,8 @@ class OnlineStore(Protocol):
     """The newest vector of each entity, by feature group, for reading in well under a millisecond.
 
     A write is all or nothing: also after `kill -9` in its midst a reader sees every vector of the batch or none. The
-    newest event time wins, whatever the order of writes; of equal ones the newest `made_at`, and of equal ones the last.
-    A vector whose time to live is over counts as absent; the store may forget it at any time. Values come back exactly
+    newest event time wins, whatever the order of writes; of equal ones the newest `made_at`, of equal ones the last. A
+    vector whose time to live is over counts as absent; the store may forget it at any time. Values come back exactly
     as they were given: type (bool, int, float, str), 64-bit integers, NaN, infinities, -0.0, null, any Unicode.
     Groups and keys are any text and any `Key`. All methods are safe in any number of threads and processes at once;
     readers never wait for a writer's batch. Instants are microseconds since 1970 UTC. UnavailableError when the store

@@ -26,7 +26,8 @@ from holdfast.core.timeline import Known, parse_duration, zone
 from holdfast.errors import ConfigError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureGroupSettings", "FeatureSettings", "Layout", "OnlineSettings",
-           "ServingSettings", "Settings", "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
+           "ServingSettings", "Settings", "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings",
+           "load", "parse"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
 _REDIS = re.compile(r"rediss?://[^\s/]+(/\d+)?(\?\S*)?")

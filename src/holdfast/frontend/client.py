@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.backend.logging import LOGGER
 from holdfast.backend.settings import PROJECT_FILE, Settings, parse
 from holdfast.backend.wiring import Services, file_reader
-from holdfast.frontend.feature_store import FeatureStoreVerbs
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.feature_store import FeatureStoreVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from holdfast.backend.ports import OnlineStore
-from holdfast.backend.records import Freshness, OnlineRow, Vector
+from holdfast.backend.records import Freshness, Key, OnlineRow, Vector
 from holdfast.errors import InputError
 
 __all__ = ["OnlineStoreContract"]
@@ -93,7 +93,7 @@ class OnlineStoreContract:
 
     def test_keys_are_told_apart_by_type(self, online: OnlineStore) -> None:
         """1, "1", 1.0 and true are four; a key may be any text."""
-        keys = [1, "1", 1.0, True, "甲:}乙", "", -(2**63), 2**63 - 1]
+        keys: list[Key] = [1, "1", 1.0, True, "甲:}乙", "", -(2**63), 2**63 - 1]
         now = _now()
         online.write("g", ("f",), [OnlineRow(key, (repr(key),), now) for key in keys], made_at=now)
         found = online.read("g", keys, now)

@@ -23,7 +23,9 @@ def encode_key(group: str, key: Key) -> bytes:
     """The bytes of a key; InputError for what is none."""
     if type(key) not in _KEYS:
         raise InputError(
-            f"{key!r} is no key of an entity", where={"group": group}, hint="A key is a number, a text or a truth value."
+            f"{key!r} is no key of an entity",
+            where={"group": group},
+            hint="A key is a number, a text or a truth value.",
         )
     try:
         return _pack(key)
@@ -56,9 +58,7 @@ def encode_rows(
     width = len(columns)
     for entity, values, event_at in rows:
         if len(values) != width:
-            raise InputError(
-                f"{len(values)} values for {width} columns", where={"group": group, "entity": entity}
-            )
+            raise InputError(f"{len(values)} values for {width} columns", where={"group": group, "entity": entity})
         if not _VALUES.issuperset(map(type, values)):
             column, value = next(pair for pair in zip(columns, values, strict=True) if type(pair[1]) not in _VALUES)
             raise InputError(

@@ -66,7 +66,8 @@ def write_repository(
     Parquet files. InputError when a feature is called like one of the three.
     """
     config = {
-        "project": "".join(sign if sign.isalnum() or sign == "_" else "_" for sign in project).lstrip("_") or "holdfast",
+        "project": "".join(sign if sign.isalnum() or sign == "_" else "_" for sign in project).lstrip("_")
+        or "holdfast",
         "provider": "local",
         "registry": "data/registry.db",
         "offline_store": {"type": "file"},
@@ -74,7 +75,8 @@ def write_repository(
         "entity_key_serialization_version": 3,
     }
     text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
-    code, entities = [_HEAD.format(project=project)], {}
+    code = [_HEAD.format(project=project)]
+    entities: dict[str, int] = {}
     files = []
     for number, group in enumerate(groups, 1):
         key = Groups.key(group)

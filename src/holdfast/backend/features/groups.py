@@ -28,6 +28,8 @@ __all__ = ["Groups"]
 
 _POINTER = "group/"
 FoundGroups = list[FeatureGroup]  # `Groups.list` hides the builtin inside the class
+Made = list[Materialisation]
+Definitions = list[dict[str, str]]
 
 
 class Groups:
@@ -122,7 +124,7 @@ class Groups:
         with self._store.write() as connection:
             connection.execute(materialisations.insert().values(**asdict(made)))
 
-    def materialisations(self, name: str) -> "list[Materialisation]":
+    def materialisations(self, name: str) -> Made:
         """What was materialised of a group, newest first."""
         table = materialisations
         with self._store.read() as connection:
@@ -130,7 +132,7 @@ class Groups:
             return [Materialisation(**row._mapping) for row in connection.execute(query)]
 
     @staticmethod
-    def definitions(group: FeatureGroup) -> "list[dict[str, str]]":
+    def definitions(group: FeatureGroup) -> Definitions:
         """The features of a group: name, type, formula, description."""
         return [
             {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}

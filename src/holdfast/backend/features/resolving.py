@@ -35,7 +35,10 @@ def resolve(
         features += _features(text, given.entity, settings, schema, f"{key}.features")
     features = list(_once(features))
     _check_personal(features, schema, f"{key}.features")
-    used = {given.entity, *(table for f in features for g in f.walk() if g.link for table in (g.link.child, g.link.parent))}
+    used = {
+        given.entity,
+        *(table for f in features for g in f.walk() if g.link for table in (g.link.child, g.link.parent)),
+    }
     tables = {
         table.name: replace(table, links={c: p for c, p in table.links.items() if p in used})
         for table in schema.tables.values()

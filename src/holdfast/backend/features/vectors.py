@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from holdfast.backend.features.groups import Groups
 from holdfast.backend.ports import Clock, OnlineStore
@@ -69,7 +69,7 @@ class OnlineFeatures:
         """
         _, column = self.known(group)
         plain = _PYTHON[column.dtype]
-        keys = [entity if type(entity) is plain else self._key(group, column, entity) for entity in entities]
+        keys = [cast("Key", e) if type(e) is plain else self._key(group, column, e) for e in entities]
         return self.store.read(group, keys, self._clock.now())
 
     def erase(self, group: str, entities: Sequence[Any]) -> int:
@@ -90,16 +90,18 @@ class OnlineFeatures:
         return self._known[group]
 
     def _key(self, group: str, column: Column, entity: Any) -> Key:
-        value = entity.item() if hasattr(entity, "item") else entity
+        value: Any = entity.item() if hasattr(entity, "item") else entity
         plain = _PYTHON[column.dtype]
-        if type(value) is plain:
-            return value  # type: ignore[no-any-return]
+        if isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
+            return cast("Key", value)
         try:
             if column.dtype is DType.TIME:
                 return instant(value) if isinstance(value, datetime) else parse_instant(str(value), self._timezone)
             if column.dtype is DType.BOOL and isinstance(value, str) and value.lower() in {"true", "false"}:
                 return value.lower() == "true"
-            if column.dtype is DType.INT and (isinstance(value, str) or (isinstance(value, float) and value == int(value))):
+            if column.dtype is DType.INT and (
+                isinstance(value, str) or (isinstance(value, float) and value == int(value))
+            ):
                 return int(value)
             if column.dtype is DType.FLOAT and isinstance(value, str | int) and not isinstance(value, bool):
                 return float(value)

@@ -61,9 +61,7 @@ def historical_features(
             assert world is not None
             feature_set = FeatureSet.from_dict(group.definitions)
             wanted = tuple(feature_set.feature(name) for name in names)
-            asked = FeatureSet(
-                feature_set.entity, wanted, feature_set.schema, (), feature_set.include_cutoff
-            )
+            asked = FeatureSet(feature_set.entity, wanted, feature_set.schema, (), feature_set.include_cutoff)
             columns = arrow_columns(evaluate(asked, world, entities, cutoffs))
         for name in names:
             shown = f"{group.name}__{name}" if full_feature_names else name
@@ -104,7 +102,7 @@ def join_stored(
         for side in (keys, entities)
     )
     times, made = (np.asarray(rows.column(name).cast(pa.int64()).to_numpy(), np.int64) for name in (EVENT_AT, MADE_AT))
-    found = as_of(codes, times, made, asked, cutoffs, ttl)
+    found = as_of(codes, times, made, asked, cutoffs, ttl=ttl)
     taken = rows.select(list(names)).combine_chunks().take(pa.array(found, mask=found < 0))
     return {name: taken.column(name) for name in names}
 
@@ -186,7 +184,9 @@ def _entity_column(rooms: FeatureRooms, group: FeatureGroup, table: pa.Table, ch
     sharing = sorted({one.entity for one, _ in chosen if rooms.online.groups.key(one).name == key})
     if key in table.column_names and len(sharing) == 1:
         return key
-    reason = f"{key!r} is the key of {' and of '.join(map(repr, sharing))}" if len(sharing) > 1 else "the frame has none"
+    reason = (
+        f"{key!r} is the key of {' and of '.join(map(repr, sharing))}" if len(sharing) > 1 else "the frame has none"
+    )
     raise InputError(
         f"no column holds the entities of {group.entity!r}: {reason}",
         where={"feature group": group.name, "columns": ", ".join(table.column_names)},

@@ -22,7 +22,7 @@ from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.world import World
 from holdfast.core.names import escape
-from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, Table
+from holdfast.core.schema import Table
 from holdfast.core.timeline import isoformat
 from holdfast.errors import InputError
 
@@ -70,11 +70,11 @@ def materialise(
         def step(share: float, message: str, number: int = number) -> None:
             report(round(100 * (number + share)), 100 * len(chosen), message)
 
-        made.append(_one(rooms, group, dataset, world, cutoff, step))
+        made.append(_one(rooms, group, dataset, world, cutoff=cutoff, step=step))
     if not names:
         for name in groups.abandoned():
             rooms.online.store.drop(name)
-    report(100 * len(chosen), 100 * len(chosen), f"{len(made)} groups are online")
+    report(100 * len(chosen), 100 * len(chosen), "online: " + (", ".join(one.group for one in made) or "nothing"))
     return made
 
 
@@ -91,6 +91,7 @@ def _one(
     group: FeatureGroup,
     dataset: DatasetVersion,
     world: World,
+    *,
     cutoff: int,
     step: Callable[[float, str], None],
 ) -> Materialisation:
@@ -102,7 +103,7 @@ def _one(
     ):
         entities = _known_entities(world, group, cutoff)
         file = Path(folder) / "rows.parquet"
-        _compute(group, world, entities, (cutoff, now), file, step)
+        _compute(group, world, entities, (cutoff, now), file=file, step=step)
         digest = rooms.blobs.put_file(file)
         before = groups.materialisations(group.name)
         step(0.9, f"writing {group.name}")
@@ -144,6 +145,7 @@ def _compute(
     world: World,
     entities: pa.Array,
     times: tuple[int, int],
+    *,
     file: Path,
     step: Callable[[float, str], None],
 ) -> None:
@@ -194,16 +196,22 @@ def freshness(rooms: FeatureRooms) -> list[GroupFreshness]:
         held = online.freshness(group.name)
         made = online.groups.materialisations(group.name)
         # The newest cutoff is what is online; of equal ones the newest made.
-        last = max(made, key=lambda one: (one.feature_set == group.feature_set, one.cutoff, one.made_at), default=None)
+        current = [one for one in made if one.feature_set == group.feature_set] or made
+        last = max(current, key=lambda one: (one.cutoff, one.made_at)) if made else None
         found.append(
             GroupFreshness(
-                group=group.name, version=group.id, vectors=held.vectors, expired=held.expired,
-                newest_at=held.newest_at, oldest_at=held.oldest_at,
+                group=group.name,
+                version=group.id,
+                vectors=held.vectors,
+                expired=held.expired,
+                newest_at=held.newest_at,
+                oldest_at=held.oldest_at,
                 age=None if held.newest_at is None else now - held.newest_at,
-                ttl=group.ttl, materialised_at=last.made_at if last else None,
+                ttl=group.ttl,
+                materialised_at=last.made_at if last else None,
                 data_version=rooms.datasets.get(last.dataset).version if last else None,
                 current_version=dataset.version,
                 behind=last is None or last.dataset != dataset.id or last.feature_set != group.feature_set,
-            )  # fmt: skip
+            )
         )
     return found

@@ -10,7 +10,7 @@ __all__ = ["as_of"]
 Ints = npt.NDArray[np.int64]
 
 
-def as_of(codes: Ints, times: Ints, made: Ints, asked: Ints, cutoffs: Ints, ttl: int | None = None) -> Ints:
+def as_of(codes: Ints, times: Ints, made: Ints, asked: Ints, cutoffs: Ints, *, ttl: int | None = None) -> Ints:
     """For each question (key `asked`, int64 [m], at `cutoffs`, int64 [m]) a position in the rows, -1 for none.
 
     Rows are `codes` (their keys, int64 [n], not negative), `times` and `made` (int64 [n]). The row of the greatest time

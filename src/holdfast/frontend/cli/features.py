@@ -23,12 +23,14 @@ def register(app: typer.Typer) -> None:
     features = typer.Typer(help="Features: make them, look at them, compute them.", no_args_is_help=True)
     for function, name in ((synthesise, "synthesise"), (list_sets, "list"), (show, "show"), (matrix, "matrix")):
         command(features, name)(function)
-    store = ((materialise, None), (vector, None), (freshness, None), (export_feast, "export-feast"))
-    for function, name in store:
-        command(features, name)(function)
+    command(features)(materialise)
+    command(features)(vector)
+    command(features)(freshness)
+    command(features, "export-feast")(export_feast)
     groups = typer.Typer(help="Feature groups: what is looked up together.", no_args_is_help=True)
-    for function, name in ((list_groups, "list"), (show_group, "show"), (search, None)):
-        command(groups, name)(function)
+    command(groups, "list")(list_groups)
+    command(groups, "show")(show_group)
+    command(groups)(search)
     features.add_typer(groups, name="groups")
     app.add_typer(features, name="features")
 
@@ -128,7 +130,16 @@ def _listed(session: Session, groups: "list[FeatureGroup]") -> None:
         session.table(
             ("group", "version", "entity", "features", "ttl", "owner", "tags", "description"),
             [
-                (g.name, g.id[:12], g.entity, len(g.definitions["features"]), _span(g.ttl), g.owner, g.tags, g.description)
+                (
+                    g.name,
+                    g.id[:12],
+                    g.entity,
+                    len(g.definitions["features"]),
+                    _span(g.ttl),
+                    g.owner,
+                    g.tags,
+                    g.description,
+                )
                 for g in groups
             ],
         )
@@ -146,9 +157,15 @@ def show_group(session: Session, group: Annotated[str, _GROUP]) -> None:
     definitions = room.definitions(found)
 
     def human() -> None:
-        session.say(f"{found.name} {found.id[:12]}, of {found.entity}" + (f", kept {_span(found.ttl)}" if found.ttl else ""))
-        session.say(*(f"{name}: {value}" for name, value in (("owner", found.owner), ("about", found.description)) if value))
-        session.table(("feature", "type", "what it is"), [(d["name"], d["type"], d["description"]) for d in definitions])
+        session.say(
+            f"{found.name} {found.id[:12]}, of {found.entity}" + (f", kept {_span(found.ttl)}" if found.ttl else "")
+        )
+        session.say(
+            *(f"{name}: {value}" for name, value in (("owner", found.owner), ("about", found.description)) if value)
+        )
+        session.table(
+            ("feature", "type", "what it is"), [(d["name"], d["type"], d["description"]) for d in definitions]
+        )
         if found.left_out:
             session.say(f"{len(found.left_out)} features of the target need its question and are left out")
         session.table(("version", "registered", "features"), [
