@@ -135,7 +135,7 @@ def _listed(session: Session, groups: "list[FeatureGroup]") -> None:
                     g.id[:12],
                     g.entity,
                     len(g.definitions["features"]),
-                    _span(g.ttl),
+                    _ttl(g.ttl),
                     g.owner,
                     g.tags,
                     g.description,
@@ -158,7 +158,7 @@ def show_group(session: Session, group: Annotated[str, _GROUP]) -> None:
 
     def human() -> None:
         session.say(
-            f"{found.name} {found.id[:12]}, of {found.entity}" + (f", kept {_span(found.ttl)}" if found.ttl else "")
+            f"{found.name} {found.id[:12]}, of {found.entity}" + (f", kept {_ttl(found.ttl)}" if found.ttl else "")
         )
         session.say(
             *(f"{name}: {value}" for name, value in (("owner", found.owner), ("about", found.description)) if value)
@@ -171,6 +171,9 @@ def show_group(session: Session, group: Annotated[str, _GROUP]) -> None:
         session.table(("version", "registered", "features"), [
             (v.id[:12], when(v.made_at), len(v.definitions["features"])) for v in versions
         ])  # fmt: skip
+        if not made:
+            session.say(f"next: holdfast features materialise {found.name}")
+            return
         session.table(("materialised", "cutoff", "version", "vectors", "seconds"), [
             (when(m.made_at), when(m.cutoff), m.version[:12], m.rows, m.seconds) for m in made
         ])  # fmt: skip
@@ -230,7 +233,7 @@ def freshness(session: Session) -> None:
         session.table(
             ("group", "vectors", "expired", "newest", "age", "ttl", "data", "state"),
             [
-                (f.group, f.vectors, f.expired, when(f.newest_at), _span(f.age), _span(f.ttl), f.data_version,
+                (f.group, f.vectors, f.expired, when(f.newest_at), _age(f.age), _ttl(f.ttl), f.data_version,
                  "never materialised" if f.data_version is None
                  else f"behind: data is {f.current_version}" if f.data_version != f.current_version
                  else "behind: features changed" if f.behind else "current")
@@ -270,11 +273,17 @@ def _made(session: Session, one: Any) -> dict[str, Any]:
     return data | {"cutoff": when(one.cutoff)}
 
 
-def _span(microseconds: int | None) -> str:
+def _age(microseconds: int | None) -> str:
     """A span of time in the unit that people read."""
     if microseconds is None:
         return ""
     for unit, size in (("d", 86_400e6), ("h", 3_600e6), ("min", 60e6)):
         if abs(microseconds) >= size:
-            return f"{microseconds / size:.3g} {unit}"
-    return f"{microseconds / 1e6:.3g} s"
+            return f"{microseconds / size:.1f} {unit}"
+    return f"{microseconds / 1e6:.1f} s"
+
+
+def _ttl(microseconds: int | None) -> str:
+    from holdfast.core.timeline import format_duration
+
+    return "" if microseconds is None else format_duration(microseconds)
