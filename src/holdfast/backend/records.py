@@ -259,8 +259,8 @@ class FeatureGroup:
 class Materialisation:
     """Vectors of one group at one cutoff. `version` is the group's id, `dataset` the version of the data's.
 
-    `rows` entities were computed; `written` of them were not older than what was online. `sha256` is the Parquet blob
-    of the rows, sorted by entity.
+    `rows` entities were computed; `written` of them were not older than what was online. `sha256` is the blob of
+    the rows, an Arrow file sorted by entity.
     """
 
     id: str

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.core.features.asof import as_of
+from holdfast.backend.pipelines.historical import Stored, join_stored
+from holdfast.backend.pipelines.materialise import ENTITY
 from holdfast.errors import InputError, NotFoundError
 
 
@@ -129,20 +130,29 @@ def test_stored_rows_have_to_be_there(project):
         project.get_historical_features({"shop_id": [1], "cutoff": ["2024-03-01"]}, "门店统计", stored=True)
 
 
-ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(-5, 5), st.integers(0, 2)), max_size=30)
-ASKED = st.lists(st.tuples(st.integers(-1, 6), st.integers(-7, 7)), max_size=20)
+KEYS = st.sampled_from([[1, 2, 3, 5, 8, 13], ["", "a", "甲", "乙", "🜁"]])
+BATCHES = st.lists(st.tuples(st.integers(-5, 5), st.sets(st.integers(0, 4))), min_size=1, max_size=8)
+ASKED = st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 4)), st.integers(-7, 7)), max_size=20)
 
 
-@given(ROWS, ASKED, st.one_of(st.none(), st.integers(0, 6)), st.booleans())
-def test_as_of_is_what_it_says(rows, asked, ttl, ordered):
-    rows = sorted(rows) if ordered else rows
-    columns = [np.array([row[n] for row in rows], np.int64) for n in range(3)]
-    keys, cutoffs = (np.array([one[n] for one in asked], np.int64) for n in range(2))
-    found = as_of(*columns, keys, cutoffs, ttl=ttl)
-    for (key, cutoff), place in zip(asked, found, strict=True):
+@given(KEYS, BATCHES, ASKED, st.one_of(st.none(), st.integers(0, 6)))
+def test_the_join_of_stored_rows_is_what_it_says(keys, batches, asked, ttl):
+    batches = sorted(batches, key=lambda batch: batch[0])
+    kind = pa.array(keys).type
+    stored = []
+    for number, (cutoff, held) in enumerate(batches):
+        mine = sorted(keys[place] for place in held)
+        stored.append(
+            Stored(cutoff, pa.table({ENTITY: pa.array(mine, kind), "f": [f"{number} {key}" for key in mine]}))
+        )
+        stored[-1] = stored[-1]._replace(rows=stored[-1].rows.cast(pa.schema([(ENTITY, kind), ("f", pa.string())])))
+    entities = pa.array([None if place is None else keys[place] for place, _ in asked], kind)
+    cutoffs = np.array([cutoff for _, cutoff in asked], np.int64)
+    found = join_stored(stored, entities, cutoffs, ["f"], ttl)["f"].to_pylist()
+    for (place, cutoff), said in zip(asked, found, strict=True):
         fit = [
-            (time, made, n)
-            for n, (code, time, made) in enumerate(rows)
-            if code == key and time <= cutoff and (ttl is None or time >= cutoff - ttl)
+            f"{number} {keys[place]}"
+            for number, (at, held) in enumerate(batches)
+            if place in held and at <= cutoff and (ttl is None or at >= cutoff - ttl)
         ]
-        assert place == (max(fit)[2] if fit else -1)
+        assert said == (fit[-1] if fit else None)

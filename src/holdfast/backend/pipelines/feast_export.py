@@ -8,6 +8,7 @@ from holdfast.backend.features.feast import CREATED, EVENT, write_repository
 from holdfast.backend.features.groups import Groups
 from holdfast.backend.pipelines.historical import stored_rows
 from holdfast.backend.pipelines.materialise import ENTITY, EVENT_AT, MADE_AT, FeatureRooms
+from holdfast.backend.records import FeatureGroup
 from holdfast.backend.settings import Settings
 from holdfast.errors import NotFoundError
 
@@ -23,12 +24,14 @@ def export_feast(rooms: FeatureRooms, settings: Settings, folder: Path) -> list[
     groups = rooms.online.groups.sync()
     if not groups:
         raise NotFoundError("there is no feature group", hint="Add one to `feature_groups` in holdfast.yaml.")
-    stored = {group.name: _named(stored_rows(rooms, group), Groups.key(group).name) for group in groups}
+    stored = {group.name: _named(rooms, group) for group in groups}
     host = settings.serving.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.serving.port + 1}"
     return write_repository(folder, settings.project, url, groups, stored)
 
 
-def _named(rows: pa.Table, key: str) -> pa.Table:
-    names = {ENTITY: key, EVENT_AT: EVENT, MADE_AT: CREATED}
+def _named(rooms: FeatureRooms, group: FeatureGroup) -> pa.Table:
+    """All stored rows of a group, under Feast's names."""
+    rows = pa.concat_tables([one.rows for one in stored_rows(rooms, group)], promote_options="permissive")
+    names = {ENTITY: Groups.key(group).name, EVENT_AT: EVENT, MADE_AT: CREATED}
     return rows.rename_columns([names.get(name, name) for name in rows.column_names])

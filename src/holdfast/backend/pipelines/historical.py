@@ -1,27 +1,32 @@
 """The offline side of the feature store: features of any number of groups at each row's own cutoff."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from holdfast.backend.features.columns import arrow_columns
-from holdfast.backend.pipelines.materialise import ENTITY, EVENT_AT, MADE_AT, FeatureRooms, world_of
+from holdfast.backend.pipelines.materialise import ENTITY, FeatureRooms, world_of
 from holdfast.backend.records import FeatureGroup
-from holdfast.core.features.asof import as_of
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.timeline import parse_instant
 from holdfast.errors import InputError, NotFoundError, nearest
 
-__all__ = ["historical_features", "join_stored", "stored_rows"]
+__all__ = ["Stored", "historical_features", "join_stored", "stored_rows"]
 
 _MOMENTS = ("event_timestamp", "cutoff")
 Chosen = list[tuple[FeatureGroup, list[str]]]
+
+
+class Stored(NamedTuple):
+    """Rows that were materialised at one cutoff: ENTITY (ascending, each once), EVENT_AT, MADE_AT and the features."""
+
+    cutoff: int
+    rows: pa.Table
 
 
 def historical_features(
@@ -56,7 +61,7 @@ def historical_features(
     for group, names in chosen:
         entities = table.column(keys[group.entity]).combine_chunks()
         if stored:
-            columns = join_stored(stored_rows(rooms, group, names), entities, cutoffs, names, group.ttl)
+            columns = join_stored(stored_rows(rooms, group), entities, cutoffs, names, group.ttl)
         else:
             assert world is not None
             feature_set = FeatureSet.from_dict(group.definitions)
@@ -76,35 +81,63 @@ def historical_features(
     return table
 
 
-def stored_rows(rooms: FeatureRooms, group: FeatureGroup, names: Sequence[str] | None = None) -> pa.Table:
-    """All materialised rows of the group's current features: ENTITY, EVENT_AT, MADE_AT and features, oldest first."""
+def stored_rows(rooms: FeatureRooms, group: FeatureGroup) -> list[Stored]:
+    """What was materialised of the group's current features: one table a cutoff, oldest first, mapped from its file."""
     made = [one for one in rooms.online.groups.materialisations(group.name) if one.feature_set == group.feature_set]
     if not made:
         raise NotFoundError(
             f"group {group.name!r} was never materialised as it is defined now", where={"feature group": group.name},
             hint=f"Run: holdfast features materialise {group.name}",
         )  # fmt: skip
-    columns = [ENTITY, EVENT_AT, MADE_AT, *names] if names is not None else None
-    parts = [pq.read_table(rooms.blobs.path(one.sha256), columns=columns) for one in reversed(made)]
-    return pa.concat_tables(parts, promote_options="permissive")
+    made.sort(key=lambda one: (one.cutoff, one.made_at))
+    return [
+        Stored(one.cutoff, pa.ipc.open_file(pa.memory_map(str(rooms.blobs.path(one.sha256)))).read_all())
+        for one in made
+    ]
 
 
 def join_stored(
-    rows: pa.Table, entities: pa.Array, cutoffs: npt.NDArray[np.int64], names: Sequence[str], ttl: int | None
+    stored: Sequence[Stored],
+    entities: pa.Array,
+    cutoffs: npt.NDArray[np.int64],
+    names: Sequence[str],
+    ttl: int | None = None,
 ) -> Mapping[str, pa.ChunkedArray]:
-    """For each (entity, cutoff) the features of the newest row at or before the cutoff, null where there is none."""
-    keys = rows.column(ENTITY)
-    if entities.type != keys.type:
-        entities = _cast_keys(entities, keys.type)
-    space = pc.unique(keys)
-    codes, asked = (
-        np.asarray(pc.fill_null(pc.index_in(side, value_set=space, skip_nulls=True), -1).to_numpy(), np.int64)
-        for side in (keys, entities)
-    )
-    times, made = (np.asarray(rows.column(name).cast(pa.int64()).to_numpy(), np.int64) for name in (EVENT_AT, MADE_AT))
-    found = as_of(codes, times, made, asked, cutoffs, ttl=ttl)
-    taken = rows.select(list(names)).combine_chunks().take(pa.array(found, mask=found < 0))
+    """For each (entity, cutoff) the features of the newest stored row at or before the cutoff; null where none is.
+
+    `stored` is ordered by cutoff, of equal ones the later wins; with `ttl` a row counts to its cutoff + ttl, inclusive.
+    """
+    kind = stored[0].rows.schema.field(ENTITY).type
+    keys = entities if entities.type == kind else _cast_keys(entities, kind)
+    starts = np.cumsum([0, *(len(one.rows) for one in stored)])
+    place = np.full(len(keys), -1, np.int64)
+    open_ = np.flatnonzero(np.asarray(pc.is_valid(keys)))
+    for number in range(len(stored) - 1, -1, -1):
+        at = stored[number].cutoff
+        if ttl is not None:
+            # What this one is too old for, an older one is too.
+            open_ = open_[cutoffs[open_] - at <= ttl]
+        fit = cutoffs[open_] >= at
+        asked = open_[fit]
+        if not len(asked):
+            continue
+        found = _positions(stored[number].rows.column(ENTITY), keys.take(pa.array(asked)))
+        there = found >= 0
+        place[asked[there]] = starts[number] + found[there]
+        fit[fit] = there
+        open_ = open_[~fit]
+    rows = pa.concat_tables([one.rows.select(list(names)) for one in stored], promote_options="permissive")
+    taken = rows.take(pa.array(place, mask=place < 0))
     return {name: taken.column(name) for name in names}
+
+
+def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> npt.NDArray[np.int64]:
+    """Where each wanted key is among `keys` (ascending), -1 for nowhere."""
+    if not pa.types.is_integer(keys.type):
+        return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=keys), -1).to_numpy(), np.int64)
+    held, looked = keys.to_numpy(), wanted.to_numpy()
+    found = np.minimum(np.searchsorted(held, looked), len(held) - 1)
+    return np.where(held[found] == looked, found, -1)
 
 
 def _table(frame: Any) -> pa.Table:
