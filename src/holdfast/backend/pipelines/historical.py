@@ -133,7 +133,7 @@ def join_stored(
 
 def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> npt.NDArray[np.int64]:
     """Where each wanted key is among `keys` (ascending), -1 for nowhere."""
-    if not pa.types.is_integer(keys.type):
+    if not pa.types.is_integer(keys.type) or not len(keys):
         return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=keys), -1).to_numpy(), np.int64)
     held, looked = keys.to_numpy(), wanted.to_numpy()
     found = np.minimum(np.searchsorted(held, looked), len(held) - 1)
