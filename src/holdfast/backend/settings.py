@@ -3,22 +3,34 @@
 `load` gives a frozen `Settings`; every default of the file is written here once. `Layout` names the folders.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
 from holdfast.core.timeline import Known, Step, parse_duration, zone
 from holdfast.errors import ConfigError, nearest
 
-__all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
-           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
+__all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureGroupSettings", "FeatureSettings", "Layout", "OnlineSettings",
+           "ServingSettings", "Settings", "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings",
+           "load", "parse"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
+_REDIS = re.compile(r"rediss?://[^\s/]+(/\d+)?(\?\S*)?")
 
 
 def _listed(value: object) -> object:
@@ -250,6 +262,53 @@ class ServingSettings(_Model):
     max_body_mb: int = Field(16, ge=1)
 
 
+class OnlineSettings(_Model):
+    """Where online vectors live: `sqlite` (embedded) or the URL of a Redis, which may hold a password."""
+
+    store: SecretStr = SecretStr("sqlite")
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store(cls, value: object) -> object:
+        # The value is never repeated: it may hold a password.
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or not (text == "sqlite" or _REDIS.fullmatch(text)):
+            raise ValueError("`online.store` is `sqlite` or a URL such as redis://localhost:6379/0")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError("`online` is a mapping such as {store: sqlite}")  # noqa: TRY004 - pydantic wants a ValueError
+        return value
+
+
+class FeatureGroupSettings(_Model):
+    """A feature group: an entity's features that are looked up together."""
+
+    entity: str | None = None
+    features: Names = ()
+    target: str | None = None
+    ttl: str | None = None
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+    @field_validator("ttl")
+    @classmethod
+    def _ttl(cls, value: str | None) -> str | None:
+        return None if value is None else _checked(parse_duration, value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.target is None) == (not self.features):
+            raise ValueError("give either `features` (formulas and patterns) with their `entity`, or a `target`")
+        if self.target is None and self.entity is None:
+            raise ValueError("`features` need their `entity`, the table whose rows they describe")
+        return self
+
+
 class Settings(_Model):
     """The project file, validated and frozen."""
 
@@ -262,6 +321,8 @@ class Settings(_Model):
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
+    online: OnlineSettings = OnlineSettings()
+    feature_groups: dict[str, FeatureGroupSettings] = {}
 
     @field_validator("timezone")
     @classmethod
@@ -329,6 +390,24 @@ class Settings(_Model):
             raise _PlacedError(
                 ("tables", name, "time"), f"the `time` of a derived table is that of {chain[1]!r}, which is {told}"
             )
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        for name, group in self.feature_groups.items():
+            place = ("feature_groups", name)
+            if not name.strip() or any(sign in name for sign in ":@/"):
+                raise _PlacedError(place, f"{name!r} cannot name a feature group: leave out `:`, `@` and `/`")
+            if group.target is not None:
+                _known_name(group.target, self.targets, "target", (*place, "target"))
+                entity = self.targets[group.target].entity_table
+                if group.entity not in (None, entity):
+                    raise _PlacedError((*place, "entity"), f"target {group.target!r} is about {entity!r}")
+                continue
+            assert group.entity is not None
+            _known_name(group.entity, self.tables, "table", (*place, "entity"))
+            if len(self.tables[group.entity].key) != 1:
+                raise _PlacedError((*place, "entity"), f"table {group.entity!r} needs a `key` of one column")
+        return self
 
 
 class _PlacedError(ValueError):
@@ -427,10 +506,14 @@ def _config_error(error: ValidationError, lines: dict[tuple[str, ...], int], fil
 def _fields(place: tuple[str, ...]) -> list[str]:
     """The keys allowed at a place of the document."""
     model: Any = Settings
-    keyed: dict[tuple[str, int], type[BaseModel]] = {("tables", 1): TableSettings, ("targets", 1): TargetSettings}
+    keyed: dict[tuple[str, int], type[BaseModel]] = {
+        ("tables", 1): TableSettings,
+        ("targets", 1): TargetSettings,
+        ("feature_groups", 1): FeatureGroupSettings,
+    }
     depth = 0
     while depth < len(place):
-        if depth == 0 and place[0] in {"tables", "targets"} and len(place) > 1:
+        if depth == 0 and (place[0], 1) in keyed and len(place) > 1:
             model, depth = keyed[place[0], 1], 2
         elif model is TableSettings and place[depth] == "columns":
             model, depth = ColumnSettings, depth + 2
@@ -487,6 +570,11 @@ class Layout:
     def private(self) -> Path:
         """Holdfast's own: metadata database, blobs, locks, scratch space."""
         return self.root / ".holdfast"
+
+    @property
+    def online(self) -> Path:
+        """The embedded online store."""
+        return self.private / "online.db"
 
     @property
     def database_url(self) -> str:

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
     from holdfast.backend.features import Features
+    from holdfast.backend.features.groups import Groups
+    from holdfast.backend.features.vectors import OnlineFeatures
     from holdfast.backend.pipelines.ingest import Reader
+    from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.trace import Lineage
-    from holdfast.backend.ports import Blobs, Clock
+    from holdfast.backend.ports import Blobs, Clock, OnlineStore
     from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
     from holdfast.backend.serving.service import Service
     from holdfast.backend.store import Store
+    from holdfast.core.features.definitions import FeatureSet
 
 __all__ = ["Services", "file_reader"]
 
@@ -78,6 +82,46 @@ class Services:
         from holdfast.backend.features import Features
 
         return Features(self.store, self.blobs, self.clock, self.layout)
+
+    @cached_property
+    def online_store(self) -> "OnlineStore":
+        """Online vectors, where `online.store` says."""
+        from holdfast.backend.adapters.onlineredis import RedisOnline
+        from holdfast.backend.adapters.onlinesqlite import SqliteOnline
+
+        url = self.settings.online.store.get_secret_value()
+        return SqliteOnline(self.layout.online) if url == "sqlite" else RedisOnline(url, self.settings.project)
+
+    @cached_property
+    def groups(self) -> "Groups":
+        """Feature groups."""
+        from holdfast.backend.features.groups import Groups
+
+        return Groups(self.store, self.datasets, self.settings, self.clock, self._feature_set)
+
+    @cached_property
+    def online(self) -> "OnlineFeatures":
+        """Online vectors by group and entity."""
+        from holdfast.backend.features.vectors import OnlineFeatures
+
+        return OnlineFeatures(self.groups, self.online_store, self.clock, self.settings.timezone)
+
+    @cached_property
+    def feature_rooms(self) -> "FeatureRooms":
+        """What the feature store works with."""
+        from holdfast.backend.pipelines.materialise import FeatureRooms
+
+        return FeatureRooms(self.datasets, self.online, self.blobs, self.clock, self.layout)
+
+    def _feature_set(self, target: str) -> "FeatureSet":
+        """The newest feature set of a target; synthesised when there is none yet."""
+        from holdfast.backend.pipelines.features import synthesise_set
+        from holdfast.core.features.definitions import FeatureSet
+
+        for record in self.features.sets():
+            if record.name == target:
+                return FeatureSet.from_dict(record.definitions)
+        return synthesise_set(self.datasets, self.features, self.settings, target).feature_set
 
     @cached_property
     def registry(self) -> "Registry":
@@ -172,6 +216,8 @@ class Services:
             self.service.log.close()
             atexit.unregister(self.service.log.close)
             del self.__dict__["service"]
+        if "online_store" in self.__dict__:
+            self.online_store.close()
         if "store" in self.__dict__:
             self.store.close()
 
@@ -190,6 +236,7 @@ def _open_control(root: Path) -> "ControlRooms":
         datasets=lambda: [asdict(version) for version in services.datasets.list()],
         models=lambda: [asdict(version) for version in services.registry.current()],
         newest=services.newest,
+        online=services.online,
     )
 
 

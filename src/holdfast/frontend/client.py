@@ -1,7 +1,7 @@
 """The Python client: `holdfast.open(path)` gives a `Project`, whose methods are the verbs of the command line.
 
 Verbs make things (`ingest`, `synthesise`, `train`, `deploy` ...). What is there is looked at, and gone back to, in the
-rooms `data`, `features`, `models` and `deployments`; `service` answers.
+rooms `data`, `features`, `feature_groups`, `models` and `deployments`; `service` answers.
 """
 
 import getpass
@@ -17,6 +17,7 @@ from holdfast.backend.logging import LOGGER
 from holdfast.backend.settings import PROJECT_FILE, Settings, parse
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.feature_store import FeatureStoreVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ Progress = Callable[[int, int, str], None]
 _MASK = "***"
 
 
-class Project:
+class Project(FeatureStoreVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
