@@ -15,8 +15,9 @@ from holdfast.core.schema import RESERVED_PREFIX, DType
 from holdfast.core.timeline import Known, parse_duration, zone
 from holdfast.errors import ConfigError, nearest
 
-__all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
-           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
+__all__ = ["PROJECT_FILE", "ColumnSettings", "ConstantSettings", "FeatureSettings", "Layout", "SelectionSettings",
+           "ServingSettings", "Settings", "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings",
+           "TransformSettings", "load", "parse"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
 
@@ -127,8 +128,74 @@ class TargetSettings(_Model):
         return self
 
 
+class ConstantSettings(_Model):
+    """A missing rule: null becomes this."""
+
+    constant: float | str
+
+
+_SELECTION = {
+    "constant": {"above"}, "nulls": {"above"}, "duplicates": {"above"},
+    "chi_square": {"keep", "alpha"}, "mutual_information": {"keep", "alpha"}, "correlation": {"keep", "alpha"},
+    "rfe": {"keep"}, "l1": {"keep", "strength"}, "importance": {"keep"},
+}  # fmt: skip
+_TRANSFORMS = {
+    "yeo_johnson": {"features"}, "box_cox": {"features"}, "one_hot": {"features", "most"},
+    "ordinal": {"features", "orders"}, "target": {"features", "smoothing"}, "interactions": {"features", "keep"},
+}  # fmt: skip
+
+
+class _MethodSettings(_Model):
+    """One step: a method, and the options that go with it."""
+
+    def options(self) -> dict[str, Any]:
+        """The options that are given, without the method and the features that it is applied to."""
+        given = self.model_dump(exclude={"method", "features"}, exclude_none=True)
+        return {name: value for name, value in given.items() if name in self.model_fields_set}
+
+    def _suited(self, methods: dict[str, set[str]]) -> Self:
+        takes = methods[self.method]  # type: ignore[attr-defined]
+        for name in sorted(self.model_fields_set - {"method"} - takes):
+            raise ValueError(f"`{name}` does not go with `{self.method}`, which takes {', '.join(sorted(takes))}")  # type: ignore[attr-defined]
+        return self
+
+
+class SelectionSettings(_MethodSettings):
+    """A step of selection; see docs/manual/selection.md."""
+
+    method: Literal["constant", "nulls", "duplicates", "chi_square", "mutual_information", "correlation", "rfe", "l1",
+                    "importance"]  # fmt: skip
+    keep: int | None = Field(None, ge=1)
+    alpha: float | None = Field(None, gt=0, le=1)
+    above: float | None = Field(None, ge=0, le=1)
+    strength: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _takes(self) -> Self:
+        return self._suited(_SELECTION)
+
+
+class TransformSettings(_MethodSettings):
+    """A transform; see docs/manual/selection.md."""
+
+    method: Literal["yeo_johnson", "box_cox", "one_hot", "ordinal", "target", "interactions"]
+    features: Names = ()
+    keep: int | None = Field(None, ge=1)
+    most: int | None = Field(None, ge=1)
+    smoothing: float | None = Field(None, ge=0)
+    orders: dict[str, tuple[str, ...]] | None = None
+
+    @model_validator(mode="after")
+    def _takes(self) -> Self:
+        return self._suited(_TRANSFORMS)
+
+
+def _method(value: object) -> object:
+    return {"method": value} if isinstance(value, str) else value
+
+
 class FeatureSettings(_Model):
-    """How features are synthesised."""
+    """How features are synthesised, aligned, and chosen for the model."""
 
     depth: int = Field(2, ge=0, le=4)
     windows: Names = ("all", "90d", "365d")
@@ -138,6 +205,12 @@ class FeatureSettings(_Model):
     include: Names = ()
     exclude: Names = ()
     include_cutoff: bool = False
+    missing: dict[str, Literal["keep", "median", "unknown"] | float | ConstantSettings] = {}
+    aliases: dict[str, Names] = {}
+    strict: bool = False
+    transforms: tuple[Annotated[TransformSettings, BeforeValidator(_method)], ...] = ()
+    selection: tuple[Annotated[SelectionSettings, BeforeValidator(_method)], ...] = ()
+    formats: tuple[Literal["pkl", "parquet", "h5"], ...] = ("pkl", "parquet")
 
     @field_validator("windows")
     @classmethod

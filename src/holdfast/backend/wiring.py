@@ -124,7 +124,7 @@ class Services:
         log = PredictionLog(self.prediction_log)
         # A script that never closes the project loses no prediction either.
         atexit.register(log.close)
-        return Service(Live(self.sources), log, self.clock)
+        return Service(Live(self.sources), log, self.clock, strict=self.settings.features.strict)
 
     @cached_property
     def lineage(self) -> "Lineage":
@@ -164,6 +164,7 @@ class Services:
             partial(_open_sources, root),
             partial(_open_control, root),
             announce,
+            strict=self.settings.features.strict,
         )
 
     def close(self) -> None:

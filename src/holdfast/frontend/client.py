@@ -263,9 +263,12 @@ class Project:
         file: str | Path,
         output: str | Path,
         *,
+        strict: bool | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> "BatchReport":
         """Predict every row of a file into `output` (.csv or .parquet).
+
+        With `strict` (by default as `features.strict` says) a row that would have to be repaired is refused.
 
         A file with feature columns is a table of features; any other is a list of entities, with their context.
         """
@@ -277,9 +280,10 @@ class Project:
         with self._verb("predict", f"{name} {path.name}"), file_reader() as read:
             raw = read(path)
             context = {column.name for column in predictor.feature_set.context}
-            given = set(predictor.encoding.names) & set(raw.table.column_names)
+            meant = (predictor.encoding.name_of(column) for column in raw.table.column_names)
+            given = {feature for feature in meant if feature is not None}
             predict = predict_features_file if given - context else predict_entities_file
-            return predict(self.service, name, raw, Path(output), file=path.name, progress=progress)
+            return predict(self.service, name, raw, Path(output), file=path.name, strict=strict, progress=progress)
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Serve predictions and the control plane until SIGINT or SIGTERM; `announce` is told where."""

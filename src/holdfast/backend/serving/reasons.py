@@ -21,13 +21,13 @@ def explanation(
 ) -> dict[str, Any]:
     """Why an answer is what it is.
 
-    `row` is the encoded row [features], `values` its SHAP values with the base value last [features + 1], in `unit`:
+    `row` has the values of `model.shown`, `values` their SHAP values and the base value [shown + 1], in `unit`:
     log-odds for probabilities (for multiclass: the score of the decided class), the predicted quantity for regression.
     `base` plus all contributions is the model's margin. Contributions are strongest first; those of exactly 0 are
     left out.
     """
     unit = {"regression": "", "multiclass": "score"}.get(model.task, "log-odds")
-    specs = model.encoding.specs
+    specs = model.shown
     order = sorted(np.flatnonzero(values[:-1]).tolist(), key=lambda index: (-abs(values[index]), index))
     result: dict[str, Any] = {
         "base": float(values[-1]),
