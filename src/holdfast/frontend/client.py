@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.questions import Question
     from holdfast.backend.serving.service import Service
+    from holdfast.core.explore.discovery import Discovery
 
 __all__ = ["Progress", "Project", "init"]
 
@@ -164,6 +165,32 @@ class Project:
         name = find_target(self.settings, target)
         with self._verb("features", f"matrix {name}"):
             return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+
+    def discover(
+        self,
+        target: str | None = None,
+        *,
+        label: str | None = None,
+        top: int = 10,
+        picture: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> "list[Discovery]":
+        """Which features and pairs separate the labels of a target, by its training rows; at most `top` of each.
+
+        `picture` is drawn as .svg, or written as a Vega-Lite document (.json). FileError for another ending.
+        """
+        from holdfast.backend.pipelines.discover import check_picture, discover_labels, draw
+        from holdfast.backend.pipelines.features import find_target
+
+        name = find_target(self.settings, target)
+        with self._verb("features", f"discover {name}"):
+            file = None if picture is None else check_picture(Path(picture))
+            found = discover_labels(
+                self.data, self.features, self.settings, name, label=label, top=top, progress=progress
+            )
+            if file is not None:
+                draw(found, file)
+        return found
 
     def train(
         self,

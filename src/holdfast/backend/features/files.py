@@ -57,7 +57,9 @@ def check_hdf5() -> None:
         import h5py  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "matrices in HDF5 need h5py", where={"key": "features.formats"}, hint='Install it: pip install "holdfast[hdf5]"'
+            "matrices in HDF5 need h5py",
+            where={"key": "features.formats"},
+            hint='Install it: pip install "holdfast[hdf5]"',
         ) from error
 
 

@@ -101,7 +101,9 @@ class Features:
         sink = io.BytesIO()
         table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
         about = {LABELS_KEY: json.dumps(list(unlike.columns), ensure_ascii=False).encode()}
-        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), sink, compression="zstd")
+        pq.write_table(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), sink, compression="zstd"
+        )
         digest = self._blobs.put(sink.getvalue())
         record = self._remember(matrix.record, digest)
         if folder is not None:

@@ -359,8 +359,12 @@ def _parameters(settings: Settings, models: Mapping[str, str]) -> dict[str, Any]
         "features": settings.features.model_dump(
             mode="json", include={"missing", "aliases", "transforms", "selection"}, exclude_unset=True
         ),
-        "columns": {f"{t}.{c}": list(said.aliases) for t, r in settings.tables.items() for c, said in r.columns.items()
-                    if said.aliases},
+        "columns": {
+            f"{t}.{c}": list(said.aliases)
+            for t, r in settings.tables.items()
+            for c, said in r.columns.items()
+            if said.aliases
+        },
         "xgboost": recipe.resolved(),
     }
 

@@ -209,9 +209,7 @@ def _version(
     )  # fmt: skip
 
 
-def _signature(
-    package: dict[str, Any], where: dict[str, Any]
-) -> tuple[Encoding, Steps | None, str, Sequence[str]]:
+def _signature(package: dict[str, Any], where: dict[str, Any]) -> tuple[Encoding, Steps | None, str, Sequence[str]]:
     signature = package["signature"]
     try:
         encoding = Encoding.from_dict(signature["encoding"])

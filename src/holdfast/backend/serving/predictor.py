@@ -103,9 +103,7 @@ class Predictor:
         `strict` makes an AlignmentError of them.
         """
         matrices = [group.encoding.encode(frame) for group in self._groups]
-        repairs = [
-            group.encoding.inspect(frame, matrix) for group, matrix in zip(self._groups, matrices, strict=True)
-        ]
+        repairs = [group.encoding.inspect(frame, matrix) for group, matrix in zip(self._groups, matrices, strict=True)]
         found = [_union(one) for one in zip(*repairs, strict=True)]
         if strict:
             refuse([{"row": row, **_plain(repair)} for row, one in enumerate(found) for repair in one])

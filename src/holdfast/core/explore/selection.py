@@ -124,7 +124,10 @@ class RelevanceFilter(_Selector):
     _needs_label = True
 
     def __init__(
-        self, measure: str = "mutual_information", keep: int | None = None, alpha: float | None = None,
+        self,
+        measure: str = "mutual_information",
+        keep: int | None = None,
+        alpha: float | None = None,
         task: str = "auto",
     ) -> None:
         self.measure = measure

@@ -75,7 +75,9 @@ class Encoding:
     def categorical_categories(self) -> dict[str, dict[str, int]]:
         """Of each categorical feature, the code of each category; `未知` is 0."""
         return {
-            spec.name: dict(codes) for spec, codes in zip(self.specs, self._names.codes, strict=True) if spec.is_category
+            spec.name: dict(codes)
+            for spec, codes in zip(self.specs, self._names.codes, strict=True)
+            if spec.is_category
         }
 
     def name_of(self, name: str) -> str | None:
@@ -191,9 +193,7 @@ def _fit_number(name: str, values: npt.NDArray[np.float64], rule: MissingRule | 
     )
 
 
-def _fit_category(
-    name: str, column: Categories, rows: npt.NDArray[np.bool_], rule: MissingRule | None
-) -> FeatureSpec:
+def _fit_category(name: str, column: Categories, rows: npt.NDArray[np.bool_], rule: MissingRule | None) -> FeatureSpec:
     codes = column.codes[rows]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.values))
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda code: (-counts[code], column.values[code]))

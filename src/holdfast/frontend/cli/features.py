@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.frontend.cli import explore
 from holdfast.frontend.cli.render import when
 from holdfast.frontend.cli.session import Session, command
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     features = typer.Typer(help="Features: make them, look at them, compute them.", no_args_is_help=True)
     for function, name in ((synthesise, "synthesise"), (list_sets, "list"), (show, "show"), (matrix, "matrix")):
         command(features, name)(function)
+    explore.register(features)
     app.add_typer(features, name="features")
 
 
