@@ -7,7 +7,7 @@ matrix        float64 [rows, features], chunked and compressed; null is NaN, tru
 features      names of the features, in order                     types   of each: bool, int, float, category
 categories/N  of the category feature at place N: its values; a code counts from 0
 entity        key of each row (int64 or text)                      cutoff  int64, microseconds since 1970-01-01 UTC
-labels        float64 [rows, labels]; NaN where there is none       label_names, label_known (int64), classes (multiclass)
+labels        float64 [rows, labels]; NaN where there is none       label_names, label_known (int64), classes
 definitions   JSON: feature_definitions.json
 attributes    format, target, task, feature_set, data_version, period, matrix
 """
@@ -68,8 +68,10 @@ def write_hdf5(matrix: Matrix, definitions: Mapping[str, Any], path: Path, *, re
     import h5py
 
     with h5py.File(path, "w", track_order=True) as file:
-        about = {"format": FORMAT, "target": record.target, "task": matrix.task, "period": record.period,
-                 "feature_set": matrix.feature_set.hash, "data_version": record.dataset, "matrix": record.id}  # fmt: skip
+        about = {
+            "format": FORMAT, "target": record.target, "task": matrix.task, "period": record.period,
+            "feature_set": matrix.feature_set.hash, "data_version": record.dataset, "matrix": record.id,
+        }  # fmt: skip
         for name, value in about.items():
             file.attrs[name] = value
         columns, dtypes = matrix.frame.columns, matrix.frame.dtypes

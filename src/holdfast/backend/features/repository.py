@@ -92,7 +92,8 @@ class Features:
         """Keep a matrix (as Parquet, under its hash), then remember it, then show it below `features/`.
 
         `folder` is relative to `features/`; None shows nothing, for a matrix of data that is not current. `formats` are
-        those of the shown matrix: pkl, parquet, h5 (MissingExtraError where h5py is not installed). The record's id, path and hash are filled in here; an equal matrix (same bytes) of the same target is one record.
+        those of the shown matrix: pkl, parquet, h5 (MissingExtraError where h5py is not installed). The record's id,
+        path and hash are filled in here; an equal matrix (same bytes) of the same target is one record.
         """
         if "h5" in formats:
             check_hdf5()
@@ -107,7 +108,7 @@ class Features:
         digest = self._blobs.put(sink.getvalue())
         record = self._remember(matrix.record, digest)
         if folder is not None:
-            self._show(self._layout.features / folder, matrix, record, encoding, (frame, labels), formats)
+            self._show(self._layout.features / folder, matrix, record, encoding, (frame, labels), formats=formats)
         return record
 
     def _show(
@@ -117,6 +118,7 @@ class Features:
         record: MatrixRecord,
         encoding: Encoding,
         tables: "tuple[pd.DataFrame, pd.DataFrame]",
+        *,
         formats: Collection[str],
     ) -> None:
         """Write the files that docs/design/features.md names; the manifest of their hashes last."""

@@ -250,7 +250,7 @@ def _train_one(
     except HoldfastError as error:
         raise type(error)(error.message, where={"label": label, **error.where}, hint=error.hint) from error
     report(_PACKING, "measuring and packing")
-    figures = _measure(fitted, prepared, inputs, truth, part, recipe.seed)
+    figures = _measure(fitted, prepared, inputs, truth, part)
     record, onnx = _pack(registry, prepared, label, previous, (fitted, inputs, part, figures))
     return replace(record, metrics={**figures, "onnx": onnx}), {
         **figures,
@@ -300,7 +300,6 @@ def _measure(
     inputs: _Inputs,
     truth: npt.NDArray[np.float64],
     part: npt.NDArray[np.int8],
-    seed: int,
 ) -> dict[str, Any]:
     matrix = prepared.matrix
     outputs = output_of(fitted.estimator, inputs.replayed)
@@ -312,7 +311,9 @@ def _measure(
     }
     test = part == TEST
     figures["intervals"] = {
-        score: bootstrap(score, truth[test], outputs[test], seed=seed, rounds=_BOOTSTRAP_ROUNDS)
+        score: bootstrap(
+            score, truth[test], outputs[test], seed=prepared.settings.training.seed, rounds=_BOOTSTRAP_ROUNDS
+        )
         for score in (_INTERVALS.get(matrix.task, ("roc_auc", "pr_auc")) if test.any() else ())
     }
     late = int((prepared.late & ~np.isnan(truth)).sum())

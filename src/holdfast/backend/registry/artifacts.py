@@ -93,7 +93,7 @@ def build(
         files["onnx"] = twin
     if importlib.util.find_spec("shap") is not None:
         files["shap"] = _explainer(fitted)
-    serving = _bundle(fitted, encoding, identity, classes, golden, steps)
+    serving = _bundle(fitted, encoding, identity, classes, golden, steps=steps)
     ServedModel(serving).verify()
     return Artifacts(files, serving, measured)
 
@@ -116,6 +116,7 @@ def _bundle(
     identity: Identity,
     classes: Sequence[str],
     golden: npt.NDArray[np.float64],
+    *,
     steps: Steps | None,
 ) -> bytes:
     booster = fitted.estimator.get_booster()

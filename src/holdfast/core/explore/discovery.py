@@ -340,8 +340,10 @@ def _range(data: _Data, place: int, edges: Floats, code: int) -> str:
     if spec.kind == "truth":
         return f"{what} is {'true' if low else 'false'}"
     if low is None or high is None:
-        edge = quantity(high if low is None else low, spec.unit) if (low, high) != (None, None) else ""
-        return f"{what} is {'less than' if low is None else 'at least'} {edge}" if edge else f"{what} is known"
+        if low is None and high is None:
+            return f"{what} is known"
+        side, edge = ("less than", high) if low is None else ("at least", low)
+        return f"{what} is {side} {quantity(edge or 0.0, spec.unit)}"
     return f"{what} is at least {quantity(low, spec.unit)} and less than {quantity(high, spec.unit)}"
 
 

@@ -73,7 +73,8 @@ def fit_steps(
     ConfigError for a rule that names no feature or one it does not suit; InputError when nothing is left.
     """
     state = _State(list(specs), np.clip(matrix, -LARGEST, LARGEST))
-    stages, dropped = [], {}
+    stages: list[tuple[Op, ...]] = []
+    dropped: dict[str, str] = {}
     for rule in rules:
         try:
             estimator = _estimator(rule, state, task, classes, seed)
@@ -157,7 +158,10 @@ def _estimator(rule: Rule, state: _State, task: str, classes: Sequence[str], see
     columns = _columns(rule, state.specs)
     match rule.method:
         case "one_hot":
-            words = {place: dict(enumerate([UNKNOWN, *state.specs[place].categories])) for place in columns}
+            words = {
+                place: {float(code): name for code, name in enumerate([UNKNOWN, *state.specs[place].categories])}
+                for place in columns
+            }
             return transforms.OneHot(**options, columns=columns, words=words)
         case "ordinal":
             return transforms.Ordinal(columns, _orders(rule, state, columns, options.get("orders", {})))

@@ -28,10 +28,10 @@ def bin_edges(values: Floats, bins: int) -> Floats:
         return np.empty(0)
     distinct = np.unique(present)
     if len(distinct) <= bins:
-        return distinct[1:]
+        return np.asarray(distinct[1:], np.float64)
     ranks = np.arange(1, bins) * len(present) // bins
     edges = np.unique(present[ranks])
-    return edges[edges > present[0]]
+    return np.asarray(edges[edges > present[0]], np.float64)
 
 
 def bin_codes(values: Floats, edges: Floats) -> Ints:

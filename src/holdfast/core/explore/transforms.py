@@ -164,7 +164,7 @@ class TargetEncode(_Transform):
     _needs_label = True
 
     def __init__(
-        self, smoothing: float = 20.0, folds: int = 5, columns: Sequence[int] | None = None, task: str = "auto",
+        self, smoothing: float = 20.0, *, folds: int = 5, columns: Sequence[int] | None = None, task: str = "auto",
         words: Sequence[str] = (), seed: int = 42,
     ) -> None:  # fmt: skip
         self.smoothing = smoothing

@@ -170,11 +170,12 @@ def _fit_number(name: str, values: npt.NDArray[np.float64], rule: MissingRule | 
     present = values[~np.isnan(values)]
     nulls = len(values) - len(present)
     kind = "truth" if truth else "number"
-    missing, fill = rule or "keep", None
+    missing: MissingRule = rule or "keep"
+    fill: float | None = None
     if isinstance(missing, Constant):
         if isinstance(missing.value, str) or not math.isfinite(missing.value):
             raise _unsuited(name, missing, kind)
-        missing, fill = "constant", float(missing.value)
+        fill, missing = float(missing.value), "constant"
     elif missing not in ("keep", "median"):
         raise _unsuited(name, missing, kind)
     if not len(present):
@@ -200,14 +201,15 @@ def _fit_category(name: str, column: Categories, rows: npt.NDArray[np.bool_], ru
     # A category that is spelt like the unknown one is the unknown one.
     kept = [column.values[code] for code in order[:MAX_CATEGORIES] if column.values[code] != UNKNOWN]
     rare = int(counts[order[MAX_CATEGORIES:]].sum())
-    missing, fill = rule or "unknown", None
+    missing: MissingRule = rule or "unknown"
+    fill: float | None = None
     if isinstance(missing, Constant):
         if missing.value not in kept:
             raise ConfigError(
                 f"the constant {missing.value!r} is no category of {name!r} in the training rows",
                 where={"key": "features.missing", "feature": name},
             )
-        missing, fill = "constant", float(kept.index(str(missing.value)) + 1)
+        fill, missing = float(kept.index(str(missing.value)) + 1), "constant"
     elif missing != "unknown":
         raise _unsuited(name, missing, "category")
     nulls = int((codes < 0).sum())

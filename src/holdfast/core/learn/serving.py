@@ -8,7 +8,8 @@ meta    target, label, model, version, task, threshold, classes, encoding (Encod
         link, engine (`forest`: the kernel was proven equal; `booster`: it was not), steps (Steps.to_dict(): what lies
         between the encoded features and the model; absent where nothing does)
 arrays  nodes, roots, groups, base (the forest; absent for engine `booster`), booster (uint8: the model as UBJ),
-        golden_rows float64 [g, features] as encoded, golden_margins float32 [g, outputs], golden_outputs float64 [g(, classes)]
+        golden_rows float64 [g, features] as encoded, golden_margins float32 [g, outputs],
+        golden_outputs float64 [g(, classes)]
 
 `ServedModel(buffer)` reads it from any buffer, such as a memory-mapped file, without copying the arrays.
 """
