@@ -117,14 +117,14 @@ class _Rule:
 
     def inside(self, values: Floats) -> Mask:
         if np.isnan(self.edge):
-            return np.isnan(values)
+            return np.asarray(np.isnan(values) == self.above)
         if self.spec.is_category:
             return np.asarray(values == self.edge)
         return np.asarray(values >= self.edge if self.above else values < self.edge)
 
     def words(self) -> str:
         if np.isnan(self.edge):
-            return "is not known"
+            return "is not known" if self.above else "is known"
         if self.spec.is_category:
             return f"is {_category(self.spec, int(self.edge))}"
         if self.spec.kind == "truth":
@@ -159,12 +159,14 @@ def discover(
     pairs, tested = _pairs(data, order)
     adjusted = relevance.benjamini_hochberg([p for _, p in told] + [p for _, _, p, _ in pairs])
     singles = _singles(data, order, [information for information, _ in told], adjusted, top)
-    ranked = sorted(range(len(pairs)), key=lambda at: (-pairs[at][1], at))[:top]
-    found = [_pair(data, pairs[at], adjusted[len(told) + at]) for at in ranked if pairs[at][1] > 0]
-    return Discovery(
-        label, len(data.truth), base, numeric, tuple(singles), tuple(pair for pair in found if pair is not None),
-        (len(specs), tested),
-    )  # fmt: skip
+    found: dict[tuple[int, float], Pair] = {}
+    for at in sorted(range(len(pairs)), key=lambda at: (-pairs[at][1], at)):
+        pair = _pair(data, pairs[at], adjusted[len(told) + at]) if pairs[at][1] > 0 and len(found) < top else None
+        # The same rows under other names (a count of 0, a time that is not known) are told once, by the strongest.
+        if pair is not None:
+            found.setdefault((pair.rows, pair.share), pair)
+    count = (len(specs), tested)
+    return Discovery(label, len(data.truth), base, numeric, tuple(singles), tuple(found.values()), count)
 
 
 def _singles(
@@ -202,12 +204,18 @@ def _single(data: _Data, place: int, rule: _Rule, information: float, p_value: f
         said += f"{data.label} is {_times(training)} ({training.mean_inside:.1%} against {training.mean_outside:.1%})"
     facts = [f"n = {training.inside:,}"]
     if training.auc is not None:
-        facts.append(f"{'rank correlation' if data.numeric else 'AUC'} = {training.auc:.3f}")
-    facts.append(f"p = {p_value:.2g}")
+        # Said of the rule's side: where less is riskier, the area of "less".
+        area = training.auc if data.numeric or rule.above else 1 - training.auc
+        facts.append(f"{'rank correlation' if data.numeric else 'AUC'} = {area:.3f}")
+    facts.append(_chance(p_value))
     return Single(
         spec.name, spec.description, information, p_value, f"{spec.name} {rule.words()}",
         f"{said[:1].upper()}{said[1:]} ({', '.join(facts)}).", training, held,
     )  # fmt: skip
+
+
+def _chance(p_value: float) -> str:
+    return f"p = {p_value:.2g}" if p_value > 1e-300 else "p < 1e-300"
 
 
 def _times(measured: Measured) -> str:
@@ -254,7 +262,7 @@ def _best_rule(data: _Data, place: int) -> _Rule | None:
         inner = float(truth[inside].sum())
         gap = inner / count - (everything - inner) / (total - count)
         between = gap * gap * count * (total - count)
-        turned = gap < 0 and not spec.is_category and not np.isnan(edge)
+        turned = gap < 0 and not spec.is_category
         if between > best:
             best, found = between, _Rule(spec, edge, above=not turned)
     return found
@@ -321,7 +329,7 @@ def _pair(data: _Data, tested: _Tested, p_value: float) -> Pair | None:
     what = f"{data.label} in its upper third" if data.numeric else data.label
     words = (
         f"Where {first} and {second}, {share:.1%} have {what}; by the two alone it would be {expected:.1%}"
-        f" (n = {count:,}, p = {p_value:.2g})."
+        f" (n = {count:,}, {_chance(p_value)})."
     )
     return Pair((data.specs[a].name, data.specs[b].name), information, p_value, words, count, share, expected)
 

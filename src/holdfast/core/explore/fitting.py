@@ -78,28 +78,36 @@ def fit_steps(
     for rule in rules:
         try:
             estimator = _estimator(rule, state, task, classes, seed)
-            made = np.asarray(estimator.fit_transform(state.matrix, truth), np.float64)
+            if rule.method in _KINDS:
+                made = np.asarray(estimator.fit_transform(state.matrix, truth), np.float64)
+                ops = list(estimator.ops_)
+            else:
+                ops = [
+                    Op("keep", (place,)) for place in _kept(rule, state, estimator.fit(state.matrix, truth), dropped)
+                ]
+                made = state.matrix[:, [op.of[0] for op in ops]]
         except ValueError as error:
             raise InputError(
                 f"{rule.method} cannot be fitted on the training rows: {error}", where={"key": rule.key}
             ) from error
-        if rule.method in _KINDS:
-            ops = list(estimator.ops_)
-        else:
-            kept = np.flatnonzero(estimator.get_support()).tolist()
-            ops = [Op("keep", (place,)) for place in kept]
-            dropped |= {
-                state.names[place]: f"{rule.method}: {reason}" for place, reason in sorted(estimator.reasons_.items())
-            }
-            if not kept:
-                raise InputError(
-                    f"{rule.method} drops every feature that is left", where={"key": rule.key},
-                    hint="Loosen the rule, or leave it out.",
-                )  # fmt: skip
         state = _next(state, ops, np.clip(made, -LARGEST, LARGEST))
         stages.append(tuple(ops))
     steps = Steps(tuple(spec.name for spec in specs), tuple(stages), tuple(state.specs))
     return FittedSteps(steps, state.matrix, dropped)
+
+
+def _kept(rule: Rule, state: _State, selector: Any, dropped: dict[str, str]) -> list[int]:
+    """The places that a fitted selector keeps; the others are noted in `dropped` with the reason."""
+    kept: list[int] = np.flatnonzero(selector.get_support()).tolist()
+    if not kept:
+        raise InputError(
+            f"{rule.method} drops every feature that is left",
+            where={"key": rule.key},
+            hint="Loosen the rule, or leave it out.",
+        )
+    for place, reason in sorted(selector.reasons_.items()):
+        dropped[state.names[place]] = f"{rule.method}: {reason}"
+    return kept
 
 
 def _next(state: _State, ops: Sequence[Op], made: Floats) -> _State:
