@@ -19,7 +19,7 @@ from holdfast.backend.serving.predictor import Predictor, feature_values
 from holdfast.backend.settings import Settings
 from holdfast.core.features.frame import Categories
 from holdfast.core.learn.serving import ServedModel
-from holdfast.core.learn.split import TEST, TRAIN
+from holdfast.core.learn.split import TEST
 from holdfast.errors import ConfigError, FileError, UntrustedError
 
 from .world import CATEGORY, World, make_matrix, make_settings
@@ -88,13 +88,16 @@ def test_package_and_twin_are_about_what_the_model_sees(world: World) -> None:
     matrix = make_matrix()
     trained = world.train(matrix, stepped())
     version = trained.models[0]
-    package = world.registry.package(version.id) if hasattr(world.registry, "package") else None
+    package = world.registry.load(version.model)
     model = bundle(world, version)
     assert model.steps is not None
     twin = world.blobs.path(version.files["onnx"]).read_bytes()
     seen = model.steps.apply(model.golden_rows)
     assert np.allclose(run_onnx(twin, seen, model.task), model.predict(model.golden_rows), atol=1e-6)
-    assert package is None or package["feature_names"] == list(model.names)
+    assert package["feature_names"] == list(model.names)
+    assert set(package["feature_importance"]) == set(model.names)
+    assert package["signature"]["steps"]["inputs"] == list(model.encoding.names)
+    assert np.array_equal(package["model"].predict_proba(seen)[:, 1], model.predict(model.golden_rows))
 
 
 def test_selection_alone_asks_for_fewer_features(world: World) -> None:
@@ -190,9 +193,3 @@ def test_a_matrix_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         assert caught.value.where["file"] == str(path)
     with pytest.raises(UntrustedError):
         read_matrix(tmp_path / "x.pkl")
-
-
-def test_parts_are_what_they_were() -> None:
-    matrix, settings = make_matrix(), stepped()
-    parts, _ = split_rows(settings, matrix.entities, matrix.cutoffs, matrix.labels, matrix.label_known)
-    assert {TRAIN, TEST} <= set(parts.tolist())
