@@ -98,7 +98,7 @@ class Predictor:
             group.encoding.align(rows, strict=strict, known=self._known)
 
     def predict_frame(self, frame: "FeatureFrame", *, explain: bool = False, strict: bool = False) -> list[Answer]:
-        """Answers for computed features; told are categories and values that training never saw.
+        """Answers for computed features; told are categories that training never saw.
 
         `strict` makes an AlignmentError of them.
         """

@@ -42,8 +42,6 @@ class Encoding:
         self.specs = tuple(specs)
         self.names = tuple(spec.name for spec in self.specs)
         self._names = Names.of(self.specs)
-        self._low = np.array([-math.inf if spec.minimum is None else spec.minimum for spec in self.specs])
-        self._high = np.array([math.inf if spec.maximum is None else spec.maximum for spec in self.specs])
 
     @staticmethod
     def fit(
@@ -109,16 +107,12 @@ class Encoding:
         return matrix
 
     def inspect(self, frame: FeatureFrame, matrix: npt.NDArray[np.float64]) -> tuple[tuple[Repair, ...], ...]:
-        """Of each computed row what is out of the usual: categories unseen in training, values outside its range.
+        """Of each computed row the categories that training never saw, which became unknown.
 
-        `matrix` is `encode(frame)`. Nulls are not told: they are what the definitions give.
+        `matrix` is `encode(frame)`. Nulls and values outside the training range are not told: they are what the
+        definitions give of the rows (a year that is over, a time since), not what somebody sent.
         """
         found: list[list[Repair]] = [[] for _ in range(len(frame))]
-        outside = (matrix < self._low) | (matrix > self._high)
-        for row, index in zip(*np.nonzero(outside), strict=True):
-            spec = self.specs[index]
-            detail = f"{matrix[row, index]:g} is outside the training range {spec.minimum:g}..{spec.maximum:g}"
-            found[row].append(Repair(spec.name, "range", detail))
         for index, spec in enumerate(self.specs):
             column = frame.columns[spec.name]
             if isinstance(column, Categories):
