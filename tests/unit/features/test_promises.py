@@ -25,12 +25,52 @@ OPTIONS = Options(
     windows=("all", "2d"),
     conditions={("orders", "渠道"): ("网店", "é")},
     limit=5000,
-    include=("MEAN(orders[payer].total WHERE paid = true, 3d)", "MAX(orders[payer].SUM(items.数量), 2d)", "地区.等级"),
+    include=(
+        "MEAN(orders[payer].total WHERE paid = true, 3d)",
+        "MAX(orders[payer].SUM(items.数量), 2d)",
+        "地区.等级",
+        *(f"{name}(orders[payer].total{tail})" for name in ("MEDIAN", "VARIANCE", "SKEW", "NUM_VALUES", "TREND")
+          for tail in ("", ", 2d", " WHERE 渠道 = 网店", " WHERE total > 0.2, 3d")),
+        "QUANTILE(orders[payer].total, q=0.75)",
+        "QUANTILE(orders[payer].SUM(items.数量), q=0.3, 2d)",
+        "MEDIAN(orders[payer].LAST(items.数量))",
+        *(f"{name}(orders[payer].paid{tail})" for name in ("ANY", "ALL", "NUM_TRUE") for tail in ("", ", 1d")),
+        *(f"{name}(orders[payer].渠道{tail})" for name in ("ENTROPY", "MODE", "NUM_UNIQUE", "FIRST", "LAST")
+          for tail in (", 3d", " WHERE paid != true")),
+        "N_MOST_COMMON(orders[payer].渠道, n=2)",
+        "N_MOST_COMMON(orders[payer].渠道, n=3, 2d)",
+        "N_MOST_COMMON(orders[payer].MODE(items.kind), n=2, 3d)",
+        "AVG_TIME_BETWEEN(orders[payer])",
+        "AVG_TIME_BETWEEN(orders[payer] WHERE 渠道 != 网店, 2d)",
+        "TIME_SINCE_LAST(orders[payer] WHERE total <= 0.3, 2d)",
+        "TIME_SINCE_FIRST(orders[payer] WHERE paid = false)",
+        *(f"{name}(since)" for name in ("QUARTER", "WEEK", "DAY_OF_YEAR", "MINUTE")),
+        "IS_NULL(credit)", "IS_NULL(城市)", "ABSOLUTE(credit)", "NEGATE(credit)", "SQUARE(credit)",
+        "SQUARE_ROOT(credit)", "NATURAL_LOGARITHM(credit)", "NUM_CHARACTERS(城市)", "NUM_WORDS(城市)",
+        "ABOVE(credit, value=0.2)", "BELOW(credit, value=1e3)", "NOT(IS_WEEKEND(since))",
+        "ADD(credit, 地区.税率)", "SUBTRACT(credit, 地区.税率)", "MULTIPLY(credit, SUM(orders[payer].total))",
+        "DIVIDE(SUM(orders[payer].total), COUNT(orders[payer]))", "GREATER_THAN(credit, 地区.税率)",
+        "EQUAL(城市, 地区.等级)", "AND(ABOVE(credit, value=0.2), IS_WEEKEND(since))",
+        "OR(ABOVE(credit, value=0.2), IS_WEEKEND(since))",
+        *(f"LAST(orders[payer].{name}(total BY payer))" for name in ("DIFF", "CUM_SUM", "CUM_MEAN", "CUM_MIN", "CUM_MAX",
+                                                                     "PERCENTILE", "LAG")),
+        "MEAN(orders[payer].LAG(total BY payer, periods=2), 2d)",
+        "MAX(orders[payer].CUM_COUNT(BY payer))",
+        "SUM(orders[payer].TIME_SINCE_PREVIOUS(BY payer))",
+        "地区.COUNT(customers)",
+        "地区.SUM(customers.COUNT(orders[customer_id]))",
+    ),
 )
 
 
 def feature_set(entity: str, *, include_cutoff: bool = False) -> FeatureSet:
-    others = ("MODE(items.kind WHERE 数量 = 1152921504606846977)", "customers[payer].地区.等级")
+    others = (
+        "MODE(items.kind WHERE 数量 = 1152921504606846977)",
+        "customers[payer].地区.等级",
+        "NUM_TRUE(items.ABOVE(数量, value=0), 2d)",
+        "DIFF(total BY customer_id)",
+        "customers[payer].地区.税率",
+    )
     include = OPTIONS.include if entity == "customers" else others
     depth = 3 if entity == "customers" else 2
     options = replace(OPTIONS, depth=depth, include=include, include_cutoff=include_cutoff)

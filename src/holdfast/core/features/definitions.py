@@ -8,25 +8,27 @@ A feature describes one row of `table` (for the top level: the entity) at a cuto
 - DIRECT     a feature of the parent row behind `link`
 - AGGREGATE  a primitive over the child rows behind `link` that are visible at the cutoff, happened within `window`
              and meet `condition`, of the input feature of each (none for COUNT and the TIME_SINCE_* primitives)
-- TRANSFORM  a primitive of the input feature
+- TRANSFORM  a primitive of the input features of the same row
+- WITHIN     a primitive of the input feature of the row and of the rows before it that have the same parent behind `link`
 
-Names follow Featuretools: `MEAN(inspections.Score, 90d)`, `COUNT(violations WHERE risk_category = High Risk)`.
+Names follow Featuretools: `MEAN(inspections.Score, 90d)`, `COUNT(violations WHERE risk_category = High Risk)`,
+`QUANTILE(orders.total, q=0.9)`, `DIFF(total BY customer_id)`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from holdfast.core.features.primitives import PRIMITIVES
+from holdfast.core.features.primitives import Primitive, find_primitive
 from holdfast.core.schema import Column, DType, Link, Schema
 from holdfast.core.timeline import format_duration
-from holdfast.errors import NotFoundError
+from holdfast.errors import ConfigError, NotFoundError
 
-__all__ = ["Condition", "Feature", "FeatureSet", "Kind"]
+__all__ = ["OPERATORS", "Condition", "Feature", "FeatureSet", "Kind"]
 
 
 class Kind(StrEnum):
@@ -38,30 +40,67 @@ class Kind(StrEnum):
     DIRECT = "direct"
     AGGREGATE = "aggregate"
     TRANSFORM = "transform"
+    WITHIN = "within"
+
+
+OPERATORS: Mapping[str, str] = {
+    "=": "is",
+    "!=": "is not",
+    "<": "is below",
+    "<=": "is at most",
+    ">": "is above",
+    ">=": "is at least",
+}
+"""How a condition may compare, and how it reads in words. Only `=` and `!=` compare categories."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Child rows count only where `column` equals `value` (a string for categories, else a number or bool)."""
+    """Child rows count only where `column` compares so with `value` (a string for categories, else a number or bool).
+
+    A null meets no condition.
+    """
 
     column: str
     value: str | float | bool
+    operator: str = "="
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.operator} {self.value}"
+
+    def describe(self) -> str:
+        """The condition in words."""
+        return f"{self.column} {OPERATORS[self.operator]} {self.value}"
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One definition; `dtype` is BOOL, INT, FLOAT, CATEGORY or, for inputs of transforms only, TIME."""
+    """One definition; `dtype` is BOOL, INT, FLOAT, CATEGORY or, for inputs of transforms only, TIME or TEXT.
+
+    `window` is in microseconds (None: all). `parameters` are the primitive's, by name.
+    """
 
     kind: Kind
     table: str
     dtype: DType
     column: str = ""
-    primitive: str = ""
+    primitive: Primitive | None = None
     inputs: tuple["Feature", ...] = ()
     link: Link | None = None
     window: int | None = None
     condition: Condition | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
     alias: str = ""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Definitions are trees: without remembering it, every look-up would walk the whole tree.
+        own = self.primitive.name if self.primitive else ""
+        parts = (self.kind, self.table, self.column, own, self.link, self.window, self.condition, self.parameters)
+        return hash((*parts, self.alias, self.inputs))
 
     @cached_property
     def name(self) -> str:
@@ -70,8 +109,10 @@ class Feature:
 
     @cached_property
     def formula(self) -> str:
-        """The formula as text."""
-        inner = self.inputs[0].name if self.inputs else ""
+        """The formula as text; `formulas.parse_feature` reads it back."""
+        inner = ", ".join(feature.name for feature in self.inputs)
+        call = self.primitive.name if self.primitive else ""
+        settings = "".join(f", {name}={value:g}" for name, value in self.parameters)
         match self.kind:
             case Kind.COLUMN:
                 return self.column
@@ -80,14 +121,18 @@ class Feature:
             case Kind.CUTOFF:
                 return "cutoff"
             case Kind.TRANSFORM:
-                return f"{self.primitive}({inner})"
+                return f"{call}({inner}{settings})"
+            case Kind.WITHIN:
+                assert self.link is not None
+                return f"{call}({inner}{' ' if inner else ''}BY {self.link.column}{settings})"
             case Kind.DIRECT:
                 return f"{self._through(by_child=True)}.{inner}"
             case Kind.AGGREGATE:
-                over = self._through(by_child=False) + (f".{inner}" if inner else "")
-                where = f" WHERE {self.condition.column} = {self.condition.value}" if self.condition else ""
+                over = self._through(by_child=False)
+                inputs = ", ".join(f"{over}.{feature.name}" for feature in self.inputs) or over
+                where = f" WHERE {self.condition}" if self.condition else ""
                 window = f", {format_duration(self.window)}" if self.window else ""
-                return f"{self.primitive}({over}{where}{window})"
+                return f"{call}({inputs}{where}{settings}{window})"
 
     def _through(self, *, by_child: bool) -> str:
         assert self.link is not None
@@ -98,19 +143,18 @@ class Feature:
     def depth(self) -> int:
         """How many primitives and links are stacked."""
         below = max((feature.depth for feature in self.inputs), default=0)
-        return below + (self.kind in (Kind.DIRECT, Kind.AGGREGATE, Kind.TRANSFORM))
+        return below + (self.kind not in (Kind.COLUMN, Kind.CONTEXT, Kind.CUTOFF))
 
     @property
     def unit(self) -> str:
         """The unit of the values where one is known: `s`, `1/day`, ..."""
-        if self.primitive:
-            unit = PRIMITIVES[self.primitive].unit
-            return (self.inputs[0].unit if self.inputs else "") if unit == "input" else unit
+        if self.primitive and self.primitive.unit != "input":
+            return self.primitive.unit
         return self.inputs[0].unit if self.inputs else ""
 
     def describe(self) -> str:
         """The feature in words."""
-        inner = self.inputs[0].describe() if self.inputs else ""
+        by = f" by {self.link.column}" if self.link and not self.link.alone else ""
         match self.kind:
             case Kind.COLUMN:
                 return f"{self.column} of {self.table}"
@@ -119,17 +163,23 @@ class Feature:
             case Kind.CUTOFF:
                 return "the moment of the question"
             case Kind.DIRECT:
-                by = f" by {self.link.column}" if self.link and not self.link.alone else ""
+                inner = self.inputs[0].describe()
                 return f"{inner}, of the parent in {self.link.parent}{by}" if self.link else inner
             case Kind.TRANSFORM:
-                return PRIMITIVES[self.primitive].words.format(inner)
+                return self._words()
+            case Kind.WITHIN:
+                return f"{self._words()} with the same {self.link.column if self.link else ''}"
             case Kind.AGGREGATE:
-                by = f" by {self.link.column}" if self.link and not self.link.alone else ""
-                rows = f"rows of {self.link.child if self.link else ''}"
-                text = PRIMITIVES[self.primitive].words.format(inner or rows) + by
-                where = f" where {self.condition.column} is {self.condition.value}" if self.condition else ""
+                where = f" where {self.condition.describe()}" if self.condition else ""
                 window = f" in the last {format_duration(self.window)}" if self.window else ""
-                return f"{text}{where}{window}"
+                return f"{self._words()}{by}{where}{window}"
+
+    def _words(self) -> str:
+        assert self.primitive is not None
+        inner = [feature.describe() for feature in self.inputs]
+        if not inner and self.link:
+            inner = [f"rows of {self.link.child}"]
+        return self.primitive.words.format(*inner, **{name: f"{value:g}" for name, value in self.parameters})
 
     def walk(self) -> Iterator["Feature"]:
         """This feature and all below it."""
@@ -143,7 +193,9 @@ class Feature:
         if self.column:
             data["column"] = self.column
         if self.primitive:
-            data["primitive"] = self.primitive
+            data["primitive"] = self.primitive.name
+            if self.primitive.code:
+                data["code"] = self.primitive.code
         if self.inputs:
             data["inputs"] = [feature.to_dict() for feature in self.inputs]
         if self.link:
@@ -152,25 +204,44 @@ class Feature:
             data["window"] = self.window
         if self.condition:
             data["condition"] = {"column": self.condition.column, "value": self.condition.value}
+            if self.condition.operator != "=":
+                data["condition"]["operator"] = self.condition.operator
+        if self.parameters:
+            data["parameters"] = dict(self.parameters)
         if self.alias:
             data["alias"] = self.alias
         return data
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> "Feature":
-        """The inverse of `to_dict`."""
+    def from_dict(data: Mapping[str, Any], own: Iterable[Primitive] = ()) -> "Feature":
+        """The inverse of `to_dict`; `own` are the user's primitives.
+
+        ConfigError for a primitive that is not there, or whose code is another than when the feature was defined.
+        """
         return Feature(
             kind=Kind(data["kind"]),
             table=data["table"],
             dtype=DType(data["dtype"]),
             column=data.get("column", ""),
-            primitive=data.get("primitive", ""),
-            inputs=tuple(Feature.from_dict(item) for item in data.get("inputs", ())),
+            primitive=_primitive(data, own) if "primitive" in data else None,
+            inputs=tuple(Feature.from_dict(item, own) for item in data.get("inputs", ())),
             link=Link(**data["link"]) if "link" in data else None,
             window=data.get("window"),
             condition=Condition(**data["condition"]) if "condition" in data else None,
+            parameters=tuple(data.get("parameters", {}).items()),
             alias=data.get("alias", ""),
         )
+
+
+def _primitive(data: Mapping[str, Any], own: Iterable[Primitive]) -> Primitive:
+    found = find_primitive(data["primitive"], own)
+    if found.code != data.get("code", ""):
+        raise ConfigError(
+            f"primitive {found.name!r} was changed since the feature was defined",
+            where={"primitive": found.name},
+            hint="Bring its old code back, or synthesise the features anew and train again.",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -218,11 +289,11 @@ class FeatureSet:
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> "FeatureSet":
-        """The inverse of `to_dict`."""
+    def from_dict(data: Mapping[str, Any], own: Iterable[Primitive] = ()) -> "FeatureSet":
+        """The inverse of `to_dict`; `own` are the user's primitives (see `Feature.from_dict`)."""
         return FeatureSet(
             entity=data["entity"],
-            features=tuple(Feature.from_dict(item) for item in data["features"]),
+            features=tuple(Feature.from_dict(item, own) for item in data["features"]),
             schema=Schema.from_dict(data["schema"]),
             context=tuple(Column.from_dict(item) for item in data["context"]),
             include_cutoff=data["include_cutoff"],

@@ -1,42 +1,44 @@
 """Features that a user writes: the text of a feature's name, read back as a definition."""
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from holdfast.core.features.definitions import Condition, Feature, Kind
-from holdfast.core.features.primitives import PRIMITIVES, Input
+from holdfast.core.features.primitives import Input, Primitive, Role, find_primitive
 from holdfast.core.schema import DType, Link, Schema
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import ConfigError, HoldfastError
 
-__all__ = ["parse_feature"]
+__all__ = ["make_feature", "parse_feature"]
 
-_CALL = re.compile(r"([A-Z_]+)\((.*)\)", re.DOTALL)
+_CALL = re.compile(r"([A-Z][A-Z0-9_]*)\((.*)\)", re.DOTALL)
 _WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
-_WHERE = re.compile(r"(.*?)\s+WHERE\s+(.+?)\s*=\s*(.*)", re.DOTALL)
+_WHERE = re.compile(r"(.*?)\s+WHERE\s+(.+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
+_BY = re.compile(r"(?:(.*)\s)?BY\s+(.+)", re.DOTALL)
+_PARAMETER = re.compile(r"(.*?),?\s*\b(\w+)\s*=\s*([-+]?[0-9][0-9.eE+-]*)", re.DOTALL)
 _TABLE = re.compile(r"(.+?)(?:\[(.+)\])?")
-_NUMBERS = (DType.INT, DType.FLOAT, DType.BOOL)
-_TAKEN = {
-    Input.NUMBER: _NUMBERS,
-    Input.TRUTH: (DType.BOOL,),
-    Input.CATEGORY: (DType.CATEGORY,),
-    Input.ANY: (*_NUMBERS, DType.CATEGORY),
-}
 _TAKES = {
     Input.NUMBER: "numbers",
     Input.TRUTH: "truth values",
     Input.CATEGORY: "categories",
     Input.ANY: "numbers, truth values and categories",
+    Input.TEXT: "text",
+    Input.TIME: "a time",
 }
 
 
-def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
+def parse_feature(
+    formula: str, schema: Schema, table: str, own: Iterable[Primitive] = (), *, whole: bool = True
+) -> Feature:
     """The feature of `table` that a formula such as `MEAN(inspections.Score WHERE type = Routine, 30d)` describes.
 
-    It reads `column`, `parent.feature`, `PRIMITIVE(child)`, `PRIMITIVE(child.feature)` and `PRIMITIVE(time column)`;
-    `child[column]` names the link where there are several. ConfigError says which part is wrong.
+    It reads `column`, `parent.feature`, `PRIMITIVE(child)`, `PRIMITIVE(child.feature)`, `PRIMITIVE(feature, ...)` and
+    `PRIMITIVE(column BY link column)`; `child[column]` names the link where there are several, `name=number` sets a
+    parameter. `own` are the user's primitives. `whole`: the feature must be a value, not a time or a text.
+    ConfigError says which part is wrong.
     """
     try:
-        feature = _parse(formula.strip(), schema, table)
+        feature = _Parser(schema, tuple(own)).parse(formula.strip(), table)
     except ConfigError as error:
         where = {"key": "features.include", "feature": formula, **error.where}
         raise ConfigError(error.message, where=where, hint=error.hint) from error
@@ -44,74 +46,169 @@ def parse_feature(formula: str, schema: Schema, table: str) -> Feature:
         raise ConfigError(
             f"feature {formula!r}: {error.message}", where={"key": "features.include"}, hint=error.hint
         ) from error
-    if feature.dtype in (DType.TIME, DType.TEXT):
+    if whole and feature.dtype in (DType.TIME, DType.TEXT):
         raise ConfigError(
             f"feature {formula!r} would be a {feature.dtype}", where={"key": "features.include"},
-            hint="A time becomes a feature by TIME_SINCE(...), YEAR(...) and the like; text does not.",
+            hint="A time becomes a feature by TIME_SINCE(...), YEAR(...) and the like, a text by NUM_WORDS(...).",
         )  # fmt: skip
     return feature
 
 
-def _parse(text: str, schema: Schema, table: str) -> Feature:
-    call = _CALL.fullmatch(text)
-    if call:
-        return _parse_call(call[1], call[2].strip(), schema, table)
-    head, dot, tail = text.partition(".")
-    if text in schema.table(table).names or not dot:
-        column = schema.table(table).column(text)
-        return Feature(Kind.COLUMN, table, column.dtype, column=text)
-    link = _link(head, schema.parents(table), "parent")
-    inner = _parse(tail, schema, link.parent)
-    return Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
-
-
-def _parse_call(name: str, inside: str, schema: Schema, table: str) -> Feature:
-    if name not in PRIMITIVES:
-        raise ConfigError(f"there is no primitive {name!r}", where={"key": "features.include"},
-                          hint=f"Primitives are: {', '.join(PRIMITIVES)}")  # fmt: skip
-    primitive = PRIMITIVES[name]
-    if not primitive.aggregates:
-        moment = Feature(Kind.CUTOFF, "", DType.TIME) if inside == "cutoff" else _parse(inside, schema, table)
-        if moment.dtype is not DType.TIME:
-            raise ConfigError(f"{name} takes a time, and {inside!r} is {moment.dtype}")
-        return Feature(Kind.TRANSFORM, moment.table, primitive.gives or DType.FLOAT, primitive=name, inputs=(moment,))
-    window = _WINDOW.fullmatch(inside)
-    inside = window[1] if window else inside
-    where = _WHERE.fullmatch(inside)
-    if where and (odd := re.search(r",\s*(\d+\s*\w+)$", where[3])):
-        raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
-    inside = where[1] if where else inside
-    head, dot, tail = inside.partition(".")
-    link = _link(head, schema.children(table), "child")
-    inner = _parse(tail, schema, link.child) if dot else None
-    if (inner is None) != (primitive.takes is Input.ROWS):
-        raise ConfigError(f"{name} takes {'no column, only a table' if inner else 'a column: table.column'}")
-    if inner and inner.dtype not in _TAKEN[primitive.takes]:
-        raise ConfigError(f"{name} takes {_TAKES[primitive.takes]}, and {tail!r} is {inner.dtype}")
+def make_feature(
+    primitive: Primitive,
+    inputs: Sequence[Feature],
+    table: str,
+    *,
+    link: Link | None = None,
+    window: int | None = None,
+    condition: Condition | None = None,
+    parameters: Iterable[tuple[str, float]] = (),
+) -> Feature:
+    """The feature that applies a primitive. ConfigError when the inputs or parameters do not fit it."""
+    if len(inputs) != len(primitive.takes):
+        wanted = {0: "no column, only a table", 1: "a column"}.get(len(primitive.takes), "two columns")
+        raise ConfigError(f"{primitive.name} takes {wanted}{': table.column' if primitive.takes else ''}")
+    for kind, inner in zip(primitive.takes, inputs, strict=True):
+        if not kind.takes(inner.dtype):
+            raise ConfigError(f"{primitive.name} takes {_TAKES[kind]}, and {inner.name!r} is {inner.dtype}")
+    values = {**primitive.parameters, **dict(parameters)}
+    for name, value in values.items():
+        if name not in primitive.parameters:
+            raise ConfigError(f"{primitive.name} has no parameter {name!r}")
+        if value is None:
+            raise ConfigError(f"{primitive.name} needs {name}=...", hint=f"As in {primitive.name}(x, {name}=10).")
+    kinds = {Role.AGGREGATE: Kind.AGGREGATE, Role.TRANSFORM: Kind.TRANSFORM, Role.WITHIN: Kind.WITHIN}
+    _check_values(primitive, values)
     return Feature(
-        Kind.AGGREGATE,
-        table,
-        primitive.gives or (inner.dtype if inner else DType.FLOAT),
-        primitive=name,
-        inputs=(inner,) if inner else (),
-        link=link,
-        window=parse_duration(window[2]) if window else None,
-        condition=_condition(where[2], where[3], schema, link.child) if where else None,
-    )
+        kinds[primitive.role], table, primitive.gives or inputs[0].dtype, primitive=primitive, inputs=tuple(inputs),
+        link=link, window=window, condition=condition,
+        parameters=tuple(sorted((name, float(value)) for name, value in values.items() if value is not None)),
+    )  # fmt: skip
 
 
-def _condition(column: str, text: str, schema: Schema, table: str) -> Condition:
+def _check_values(primitive: Primitive, values: dict[str, float | None]) -> None:
+    for name, least in (("n", 1), ("periods", 1)):
+        value = values.get(name)
+        if value is not None and (value < least or value != int(value) or value > 1000):
+            raise ConfigError(f"{name} of {primitive.name} is a whole number from {least} to 1000, not {value:g}")
+    q = values.get("q")
+    if q is not None and not 0 <= q <= 1:
+        raise ConfigError(f"q of {primitive.name} is between 0 and 1, not {q:g}")
+
+
+class _Parser:
+    def __init__(self, schema: Schema, own: tuple[Primitive, ...]) -> None:
+        self.schema = schema
+        self.own = own
+
+    def parse(self, text: str, table: str) -> Feature:
+        """A feature of a row of `table`."""
+        own = self.schema.table(table)
+        if text in own.names:
+            return Feature(Kind.COLUMN, table, own.column(text).dtype, column=text)
+        call = _CALL.fullmatch(text)
+        if call:
+            return self.call(find_primitive(call[1], self.own), call[2].strip(), table)
+        head, dot, tail = text.partition(".")
+        if not dot:
+            if text == "cutoff":
+                return Feature(Kind.CUTOFF, "", DType.TIME)
+            own.column(text)  # raises, with what there is
+        link = _link(head, self.schema.parents(table), "parent")
+        inner = self.parse(tail, link.parent)
+        return Feature(Kind.DIRECT, table, inner.dtype, inputs=(inner,), link=link)
+
+    def call(self, primitive: Primitive, inside: str, table: str) -> Feature:
+        if primitive.role is Role.AGGREGATE:
+            return self.aggregate(primitive, inside, table)
+        inside, parameters = _parameters(inside, primitive)
+        link = None
+        if primitive.role is Role.WITHIN:
+            by = _BY.fullmatch(inside)
+            if not by:
+                raise ConfigError(f"{primitive.name} needs BY and a link: {primitive.name}(column BY link)")
+            inside = (by[1] or "").strip()
+            link = _link_of(by[2].strip(), self.schema.parents(table))
+        inputs = self.inputs(inside, table, len(primitive.takes))
+        if link and any(inner.kind is not Kind.COLUMN for inner in inputs):
+            raise ConfigError(f"{primitive.name} takes a column of the table itself, not {inputs[0].name!r}")
+        below = inputs[0].table if inputs and primitive.role is Role.TRANSFORM else table
+        return make_feature(primitive, inputs, below, link=link, parameters=parameters)
+
+    def aggregate(self, primitive: Primitive, inside: str, table: str) -> Feature:
+        window = _WINDOW.fullmatch(inside)
+        inside, parameters = _parameters(window[1] if window else inside, primitive)
+        where = _WHERE.fullmatch(inside)
+        if where and (odd := re.search(r",\s*(\d+\s*\w+)$", where[4])):
+            raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
+        inside = where[1] if where else inside
+        head, _, _ = inside.partition(".")
+        link = _link(head, self.schema.children(table), "child")
+        inputs = []
+        if "." in inside:
+            inputs = self.inputs(inside, link.child, len(primitive.takes) or 1, prefix=f"{head}.")
+        return make_feature(
+            primitive, inputs, table, link=link, parameters=parameters,
+            window=parse_duration(window[2]) if window else None,
+            condition=_condition(where[2], where[3], where[4], self.schema, link.child) if where else None,
+        )  # fmt: skip
+
+    def inputs(self, text: str, table: str, count: int, prefix: str = "") -> list[Feature]:
+        """`count` features of a row of `table`, each behind `prefix`; names may hold commas themselves."""
+        if not text:
+            return []
+        problem: HoldfastError | None = None
+        for parts in _splits(text, count):
+            try:
+                return [self.parse(part.strip().removeprefix(prefix), table) for part in parts]
+            except HoldfastError as error:
+                problem = problem or error
+        raise problem or ConfigError(f"{count} inputs are needed, not {text!r}")
+
+
+def _splits(text: str, count: int) -> Iterator[list[str]]:
+    if count < 2:
+        yield [text]
+        return
+    for match in re.finditer(",", text):
+        for rest in _splits(text[match.end() :], count - 1):
+            yield [text[: match.start()], *rest]
+
+
+def _parameters(text: str, primitive: Primitive) -> tuple[str, list[tuple[str, float]]]:
+    """The text without the `name=number` at its end, and these."""
+    found = []
+    while (match := _PARAMETER.fullmatch(text)) and match[2] in primitive.parameters:
+        try:
+            found.append((match[2], float(match[3])))
+        except ValueError as error:
+            raise ConfigError(f"{match[2]}={match[3]} is no number") from error
+        text = match[1].strip()
+    return text, found
+
+
+def _condition(column: str, operator: str, text: str, schema: Schema, table: str) -> Condition:
     dtype = schema.table(table).column(column).dtype
     if dtype is DType.TIME:
         raise ConfigError(f"a condition compares categories, numbers or truth values, and {column!r} is a time")
     if not dtype.is_number:
-        return Condition(column, text)
+        if operator not in {"=", "!="}:
+            raise ConfigError(f"{column!r} is {dtype}: it is = or != a value, not {operator}")
+        return Condition(column, text, operator)
     if dtype is DType.BOOL and text.lower() in {"true", "false"}:
-        return Condition(column, text.lower() == "true")
+        return Condition(column, text.lower() == "true", operator)
     try:
-        return Condition(column, int(text) if dtype is DType.INT else float(text))
+        return Condition(column, int(text) if dtype is DType.INT else float(text), operator)
     except ValueError as error:
         raise ConfigError(f"{column!r} is {dtype}, and {text!r} is no such value") from error
+
+
+def _link_of(column: str, links: list[Link]) -> Link:
+    for link in links:
+        if link.column == column:
+            return link
+    names = ", ".join(link.column for link in links)
+    raise ConfigError(f"{column!r} is no link here; there are: {names or 'none'}", where={"key": "features.include"})
 
 
 def _link(text: str, links: list[Link], kind: str) -> Link:

@@ -13,9 +13,9 @@ __all__ = ["Categories", "FeatureFrame"]
 
 @dataclass(frozen=True, slots=True)
 class Categories:
-    """A column of categories: `codes` (int64 [n], -1 = null) into `values` (distinct, by Unicode code point)."""
+    """A column of categories: `codes` (int32 [n], -1 = null) into `values` (distinct, by Unicode code point)."""
 
-    codes: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int32]
     values: Sequence[str]
 
     def decode(self) -> npt.NDArray[np.object_]:

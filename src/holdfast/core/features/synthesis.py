@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.core.features.definitions import Condition, Feature, FeatureSet, Kind
-from holdfast.core.features.formulas import parse_feature
-from holdfast.core.features.primitives import DEFAULT_PRIMITIVES, PRIMITIVES, Input, Primitive
+from holdfast.core.features.formulas import make_feature, parse_feature
+from holdfast.core.features.primitives import DEFAULT_PRIMITIVES, Input, Primitive, Role, find_primitive
 from holdfast.core.schema import Column, DType, Link, Schema, Table
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import ConfigError
@@ -76,16 +76,14 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
 class _Builder:
     def __init__(self, schema: Schema, options: Options) -> None:
         names = [n for p in options.primitives for n in (DEFAULT_PRIMITIVES if p == "default" else (p,))]
-        for name in names:
-            if name not in PRIMITIVES:
-                raise ConfigError(
-                    f"there is no primitive {name!r}", where={"key": "features.primitives"},
-                    hint=f"Primitives are: {', '.join(PRIMITIVES)}",
-                )  # fmt: skip
+        try:
+            primitives = [find_primitive(name) for name in names]
+        except ConfigError as error:
+            raise ConfigError(error.message, where={"key": "features.primitives"}, hint=error.hint) from error
         self.schema = schema
         self.options = options
-        self.aggregates = [PRIMITIVES[n] for n in names if PRIMITIVES[n].aggregates]
-        self.transforms = [PRIMITIVES[n] for n in names if not PRIMITIVES[n].aggregates]
+        self.aggregates = [primitive for primitive in primitives if primitive.aggregates]
+        self.transforms = [primitive for primitive in primitives if primitive.role is Role.TRANSFORM]
         self.met: set[str] = set()
         self.windows = [None if w == "all" else parse_duration(w) for w in options.windows]
 
@@ -134,19 +132,18 @@ class _Builder:
 
     def times(self, moment: Feature) -> Iterator[Feature]:
         for primitive in self.transforms:
-            if moment.kind is not Kind.CUTOFF or primitive.name != "TIME_SINCE":
-                dtype = primitive.gives or moment.dtype
-                yield Feature(Kind.TRANSFORM, moment.table, dtype, primitive=primitive.name, inputs=(moment,))
+            if primitive.takes == (Input.TIME,) and (moment.kind is not Kind.CUTOFF or primitive.name != "TIME_SINCE"):
+                yield make_feature(primitive, (moment,), moment.table)
 
     def of_children(self, link: Link, depth: int, *, outer: bool) -> Iterator[Feature]:
         timed = self.schema.table(link.child).time is not None
         inputs = list(self.features(link.child, depth - 1, came=link))
         for primitive in self.aggregates:
-            if not timed and (primitive.name.startswith("TIME_SINCE") or primitive.name == "TREND"):
+            if primitive.timed and not timed:
                 continue
             windows = self.windows if outer and timed and primitive.windowed else [None]
             for window in windows:
-                if primitive.takes is Input.ROWS:
+                if not primitive.takes:
                     for condition in (None, *(self.conditions(link) if outer and primitive.conditional else ())):
                         yield self.aggregate(primitive, link, window, None, condition)
                 for inner in inputs:
@@ -161,11 +158,8 @@ class _Builder:
     def aggregate(
         self, primitive: Primitive, link: Link, window: int | None, inner: Feature | None, condition: Condition | None
     ) -> Feature:
-        dtype = primitive.gives or (inner.dtype if inner else DType.FLOAT)
-        return Feature(
-            Kind.AGGREGATE, link.parent, dtype, primitive=primitive.name, inputs=(inner,) if inner else (), link=link,
-            window=window, condition=condition,
-        )  # fmt: skip
+        inputs = (inner,) if inner else ()
+        return make_feature(primitive, inputs, link.parent, link=link, window=window, condition=condition)
 
 
 def _asked(context: Sequence[Column], builder: _Builder) -> Iterator[Feature]:
@@ -192,18 +186,12 @@ def _names(feature: Feature) -> Iterator[str]:
 
 
 def _fits(primitive: Primitive, inner: Feature) -> bool:
-    match primitive.takes:
-        case Input.ROWS | Input.TIME:
-            return False
-        case Input.ANY:
-            return True
-        case Input.TRUTH:
-            return inner.dtype is DType.BOOL
-        case Input.CATEGORY:
-            return inner.dtype is DType.CATEGORY
-        case Input.NUMBER:
-            # Moments of years, weekdays and the like say little; their extremes and modes are not worth their place.
-            return inner.dtype in (DType.INT, DType.FLOAT) and inner.kind is not Kind.TRANSFORM
+    if len(primitive.takes) != 1 or not primitive.takes[0].takes(inner.dtype):
+        return False
+    if primitive.takes[0] is Input.NUMBER:
+        # Moments of years, weekdays and the like say little; their extremes and modes are not worth their place.
+        return inner.dtype is not DType.BOOL and inner.kind is not Kind.TRANSFORM
+    return True
 
 
 def _is_formula(name: str, known: Mapping[str, Feature]) -> bool:

@@ -8,6 +8,7 @@ depend on where the rows came from; `States` finds a parent's row as it was know
 Conversions are done on first use and kept: a world is as cheap as what is asked of it.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,14 @@ from holdfast.errors import InputError
 __all__ = ["NULL_TIME", "Index", "Rows", "States", "World", "categories_of", "floats_of", "instants_of"]
 
 Ints = npt.NDArray[np.int64]
+_COMPARE = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 NULL_TIME = -(2**63)
 """A time that is not known (numpy's not-a-time)."""
 
@@ -67,6 +76,11 @@ class Rows:
         assert isinstance(times, np.ndarray)
         return times.astype(np.int64, copy=False)
 
+    @property
+    def has_history(self) -> bool:
+        """Whether the table says when rows became known."""
+        return KNOWN_FROM in self._data.column_names or KNOWN_TO in self._data.column_names
+
     @cached_property
     def known_from(self) -> Ints:
         """When each state became known; ALWAYS where the table does not say."""
@@ -87,6 +101,14 @@ class Rows:
             return []
         taken = self._data.select([SOURCE_FILE, SOURCE_ROW]).take(pa.array(positions))
         return list(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
+
+    def fresh(self, name: str) -> npt.NDArray[np.float64]:
+        """A column of numbers as float64 [n], perhaps with several zeros and NaNs; not kept."""
+        kept = self._columns.get(name)
+        if isinstance(kept, np.ndarray) and kept.dtype == np.float64:
+            return kept
+        data = self.raw(name)
+        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
 
     def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
         """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""
@@ -109,8 +131,9 @@ class Index:
     times: Ints
     known_from: Ints
     known_to: Ints
-    checked: bool
-    """False when every row was known as soon as it happened and none was superseded: the range alone decides."""
+    odd: npt.NDArray[np.uint8]
+    """Per code, whether a row was known later than it happened, or was superseded. Where none was, the range alone
+    decides: then this and the known times are empty."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +157,10 @@ class World:
         self._links: dict[tuple[str, str], Ints] = {}
         self._indexes: dict[Link, Index] = {}
         self._states: dict[str, States] = {}
-        self._sorted: dict[tuple[Link, str], npt.NDArray[np.float64] | Ints | Categories] = {}
+        self._places: dict[Link, Ints] = {}
+        self._numbers: dict[tuple[Link, tuple[str, ...]], npt.NDArray[np.float64]] = {}
+        self._codes: dict[tuple[Link, tuple[str, ...]], npt.NDArray[np.int32]] = {}
+        self._masks: dict[tuple[Link, tuple[Condition, ...]], npt.NDArray[np.uint8]] = {}
         self._matches: dict[tuple[str, Condition], npt.NDArray[np.uint8]] = {}
 
     @staticmethod
@@ -189,27 +215,79 @@ class World:
             self._states[table] = self._build_states(table)
         return self._states[table]
 
-    def sorted_column(self, link: Link, column: str) -> npt.NDArray[np.float64] | Ints | Categories:
-        """A child's column in the order of the link's index."""
-        if (link, column) not in self._sorted:
-            values, order = self.tables[link.child].column(column), self.index(link).order
-            self._sorted[link, column] = (
-                Categories(values.codes[order], values.values) if isinstance(values, Categories) else values[order]
-            )
-        return self._sorted[link, column]
+    def places(self, link: Link) -> Ints:
+        """The position of each row of the child table in the link's index; -1 for rows that are not in it."""
+        if link not in self._places:
+            order = self.index(link).order
+            places = np.full(len(self.tables[link.child]), -1, np.int64)
+            places[order] = np.arange(len(order))
+            self._places[link] = places
+        return self._places[link]
+
+    def sorted_numbers(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.float64]:
+        """Columns of a child in the order of the link's index, float64 [columns, rows]."""
+        key = (link, columns)
+        if key not in self._numbers:
+            rows, order = self.tables[link.child], self.index(link).order
+            values = np.empty((len(columns), len(order)))
+            for place, name in enumerate(columns):
+                kernels.take_numbers(rows.fresh(name), order, values[place])
+            self._numbers[key] = values
+        return self._numbers[key]
+
+    def sorted_codes(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.int32]:
+        """Columns of categories of a child in the order of the link's index, int32 [columns, rows]."""
+        key = (link, columns)
+        if key not in self._codes:
+            order = self.index(link).order
+            codes = np.empty((len(columns), len(order)), np.int32)
+            for place, name in enumerate(columns):
+                column = self.tables[link.child].column(name)
+                assert isinstance(column, Categories)
+                np.take(column.codes, order, out=codes[place], mode="clip")
+            self._codes[key] = codes
+        return self._codes[key]
+
+    def sorted_masks(self, link: Link, conditions: tuple[Condition, ...]) -> npt.NDArray[np.uint8]:
+        """Which rows meet each condition, uint8 [conditions, rows], in the order of the link's index."""
+        key = (link, conditions)
+        if key not in self._masks:
+            order = self.index(link).order
+            masks = np.empty((len(conditions), len(order)), np.uint8)
+            for place, condition in enumerate(conditions):
+                masks[place] = self.matches(link.child, condition)[order]
+            self._masks[key] = masks
+        return self._masks[key]
+
+    def keyed(self, table: str) -> bool:
+        """Whether the table has a key of one column."""
+        return len(self.schema.table(table).key) == 1
+
+    def size(self, table: str) -> int:
+        """How many keys of the table there are, among its own rows and those that link to it."""
+        return len(self._space(table))
+
+    def values(self, table: str, column: str) -> list[str]:
+        """The categories of a column, by code."""
+        found = self.tables[table].column(column)
+        assert isinstance(found, Categories)
+        return list(found.values)
 
     def matches(self, table: str, condition: Condition) -> npt.NDArray[np.uint8]:
         """Which rows of the table (in its own order) meet the condition, as 0/1."""
         if (table, condition) not in self._matches:
-            column = self.tables[table].column(condition.column)
+            rows = self.tables[table]
+            column = rows.column(condition.column)
+            compare = _COMPARE[condition.operator]
             if isinstance(column, Categories):
                 wanted = str(condition.value)
                 code = next((c for c, value in enumerate(column.values) if value == wanted), -2)
-                met = column.codes == code
-            elif isinstance(condition.value, int):
-                met = self.tables[table].ordinal(condition.column) == condition.value
+                met = compare(column.codes, code) & (column.codes >= 0)
+            elif isinstance(condition.value, int) and not isinstance(condition.value, bool):
+                exact = rows.table.column(condition.column).dtype is DType.INT
+                met = compare(rows.ordinal(condition.column) if exact else column, condition.value) & ~np.isnan(column)
             else:
-                met = column == float(condition.value)
+                met = compare(column, float(condition.value)) & ~np.isnan(column)
             self._matches[table, condition] = met.astype(np.uint8)
         return self._matches[table, condition]
 
@@ -247,11 +325,18 @@ class World:
         codes, times = self.link_codes(link), rows.times
         if rows.table.time is not None:
             codes = np.where(times == NULL_TIME, -1, codes)
-        order, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
-        order = _break_ties(order, (codes, times), rows)
-        known_from, known_to, happened = rows.known_from[order], rows.known_to[order], times[order]
-        checked = bool((known_to != NEVER).any() or (known_from > happened).any())
-        return Index(order, offsets, happened, known_from, known_to, checked)
+        order, happened, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
+        order = _break_ties(order, kernels.ties(offsets, happened), rows)
+        nothing = np.zeros(0, np.int64)
+        if not rows.has_history:
+            return Index(order, offsets, happened, nothing, nothing, np.zeros(0, np.uint8))
+        known_from, known_to = rows.known_from[order], rows.known_to[order]
+        odd = (known_to != NEVER) | (known_from > happened)
+        if not odd.any():
+            return Index(order, offsets, happened, nothing, nothing, np.zeros(0, np.uint8))
+        odd_codes = np.zeros(len(offsets) - 1, np.uint8)
+        odd_codes[codes[order[odd]]] = 1
+        return Index(order, offsets, happened, known_from, known_to, odd_codes)
 
     def _build_states(self, table: str) -> States:
         rows = self.tables[table]
@@ -275,17 +360,17 @@ class World:
         return States(order, offsets.astype(np.int64), times, known_from, known_to)
 
 
-def _break_ties(order: Ints, by: tuple[Ints, ...], rows: Rows) -> Ints:
-    """Reorder runs that are equal in `by` by the rows' content, so that the order never depends on position."""
-    if len(order) < 2:
+def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
+    """Reorder runs of rows of one block and moment by their content, so that the order never depends on position.
+
+    `same` uint8 [n]: whether a row is of the same run as the one before it.
+    """
+    follows = same.view(np.bool_)
+    if not follows.any():
         return order
-    same = np.ones(len(order) - 1, np.bool_)
-    for values in by:
-        same &= values[order[1:]] == values[order[:-1]]
-    if not same.any():
-        return order
-    tied = np.concatenate(([False], same)) | np.concatenate((same, [False]))
-    run = np.cumsum(np.concatenate(([True], ~same)))[tied]
+    tied = follows.copy()
+    tied[:-1] |= follows[1:]
+    run = np.cumsum(~follows)[tied]
     members = order[tied]
     keys = [key[members] for key in reversed(rows.tie_breakers())]
     order = order.copy()
@@ -323,10 +408,10 @@ def categories_of(data: pa.ChunkedArray) -> Categories:
         pc.dictionary_encode(encoded.chunk(0)) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
     )
     order = np.asarray(pc.array_sort_indices(array.dictionary), np.int64)
-    rank = np.empty(len(order) + 1, np.int64)
-    rank[order] = np.arange(len(order))
+    rank = np.empty(len(order) + 1, np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
     rank[-1] = -1
-    codes = rank[np.asarray(pc.fill_null(array.indices, -1).to_numpy(), np.int64)]
+    codes = rank[np.asarray(pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False))]
     return Categories(codes, array.dictionary.take(pa.array(order)).to_pylist())
 
 
