@@ -28,11 +28,12 @@ from holdfast.backend.features.vectors import OnlineFeatures
 from holdfast.backend.pipelines.features import build_matrix
 from holdfast.backend.pipelines.ingest import ingest
 from holdfast.backend.pipelines.trace import Lineage
+from holdfast.backend.project_file import load
 from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry.artifacts import Identity, build
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.serving.loader import Sources
-from holdfast.backend.settings import Layout, load
+from holdfast.backend.settings import Layout
 from holdfast.backend.store import Store
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding

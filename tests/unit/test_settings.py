@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from holdfast.backend.settings import load, parse
+from holdfast.backend.project_file import load, parse
 from holdfast.core.timeline import DAY, Known
 from holdfast.errors import ConfigError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.backend.logging import start_logging
-from holdfast.backend.settings import Layout, Settings, load
+from holdfast.backend.project_file import load
+from holdfast.backend.settings import Layout, Settings
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
@@ -168,7 +169,7 @@ class Services:
         log = PredictionLog(self.prediction_log)
         # A script that never closes the project loses no prediction either.
         atexit.register(log.close)
-        return Service(Live(self.sources), log, self.clock)
+        return Service(Live(self.sources), log, self.clock, strict=self.settings.features.strict)
 
     @cached_property
     def lineage(self) -> "Lineage":
@@ -208,6 +209,7 @@ class Services:
             partial(_open_sources, root),
             partial(_open_control, root),
             announce,
+            strict=self.settings.features.strict,
         )
 
     def close(self) -> None:

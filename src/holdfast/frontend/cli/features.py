@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.frontend.cli import explore
 from holdfast.frontend.cli.render import cell, when
 from holdfast.frontend.cli.session import Session, command
 
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
     command(groups, "show")(show_group)
     command(groups)(search)
     features.add_typer(groups, name="groups")
+    explore.register(features)
     app.add_typer(features, name="features")
 
 

@@ -1,4 +1,4 @@
-"""The client's verbs of the feature store: a part of `Project`."""
+"""The client's verbs of features, their definitions and the feature store: a part of `Project`."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,18 +13,84 @@ from holdfast.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from holdfast.backend.datasets import Datasets
+    from holdfast.backend.features import Features
     from holdfast.backend.features.groups import Groups
     from holdfast.backend.features.vectors import GroupFreshness
+    from holdfast.backend.pipelines.definitions import Exchange
     from holdfast.backend.records import Materialisation, Value, Vector
+    from holdfast.backend.settings import Settings
+    from holdfast.core.explore.discovery import Discovery
 
-__all__ = ["FeatureStoreVerbs"]
+__all__ = ["FeatureVerbs", "Progress"]
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, message)."""
 
 
-class FeatureStoreVerbs:
-    """Groups of features: materialise them, look vectors up, join them to rows of the past."""
+class FeatureVerbs:
+    """What features say of the labels, definitions as data, and groups: materialised, looked up, joined to the past."""
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
+
+    @property
+    def settings(self) -> "Settings":
+        """The project file, as it was when the project was opened."""
+        return self._services.settings
+
+    @property
+    def data(self) -> "Datasets":
+        """Versions of the data: list, show, read, compare, go back, confirm the contract."""
+        return self._services.datasets
+
+    @property
+    def features(self) -> "Features":
+        """Feature sets and matrices that were made."""
+        return self._services.features
+
+    def definitions(self, name: str) -> list[dict[str, str]]:
+        """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
+        from holdfast.core.features.definitions import FeatureSet
+
+        found = FeatureSet.from_dict(self.features.get(name).definitions)
+        return [
+            {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
+            for f in found.features
+        ]
+
+    @property
+    def exchange(self) -> "Exchange":
+        """Feature definitions as data: compared in words, written to a file, read from Featuretools' JSON."""
+        from holdfast.backend.pipelines.definitions import Exchange
+
+        return Exchange(self.data, self.features, self.settings)
+
+    def discover(
+        self,
+        target: str | None = None,
+        *,
+        label: str | None = None,
+        top: int = 10,
+        picture: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> "list[Discovery]":
+        """Which features and pairs separate the labels of a target, by its training rows; at most `top` of each.
+
+        `picture` is drawn as .svg, or written as a Vega-Lite document (.json). FileError for another ending.
+        """
+        from holdfast.backend.pipelines.discover import check_picture, discover_labels, draw
+        from holdfast.backend.pipelines.features import find_target
+
+        name = find_target(self.settings, target)
+        with self._verb("features", f"discover {name}"):
+            file = None if picture is None else check_picture(Path(picture))
+            found = discover_labels(
+                self.data, self.features, self.settings, name, label=label, top=top, progress=progress
+            )
+            if file is not None:
+                draw(found, file)
+        return found
 
     @property
     def feature_groups(self) -> "Groups":
