@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from holdfast.core.features import ranges
+from holdfast.core.features.columns import NULL_TIME, categories_of, floats_of, instants_of
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.plan import compile_plan, is_code
@@ -25,7 +26,7 @@ from holdfast.core.features.stages import (
     rows_as_of,
     run_stage,
 )
-from holdfast.core.features.world import NULL_TIME, World, categories_of, floats_of, instants_of
+from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
@@ -44,6 +45,7 @@ class Evaluator:
         self.feature_set = feature_set
         self.plan = compile_plan(feature_set)
         names = feature_set.names
+        self._slots = [(f.name, is_code(f), self.plan.slots[f]) for f in feature_set.features]
         self._dtypes = dict(zip(names, (feature.dtype for feature in feature_set.features), strict=True))
         self._units = dict(zip(names, (feature.unit for feature in feature_set.features), strict=True))
         self._words = dict(zip(names, (feature.describe() for feature in feature_set.features), strict=True))
@@ -67,13 +69,10 @@ class Evaluator:
         return self._frame(subject, len(entities))
 
     def _frame(self, subject: Subject, rows: int) -> FeatureFrame:
-        columns: dict[str, npt.NDArray[np.float64] | Categories] = {}
-        for name, feature in zip(self.feature_set.names, self.feature_set.features, strict=True):
-            slot = self.plan.slots[feature]
-            if is_code(feature):
-                columns[name] = Categories(subject.codes[slot], subject.words[slot])
-            else:
-                columns[name] = subject.numbers[slot]
+        numbers, codes, words = subject.numbers, subject.codes, subject.words
+        columns: dict[str, npt.NDArray[np.float64] | Categories] = {
+            name: Categories(codes[slot], words[slot]) if coded else numbers[slot] for name, coded, slot in self._slots
+        }
         return FeatureFrame(rows, columns, self._dtypes, self._units, self._words)
 
 

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.core.features import kernels, ranges
+from holdfast.core.features.columns import NULL_TIME
 from holdfast.core.features.definitions import Feature, Kind
 from holdfast.core.features.frame import Categories
 from holdfast.core.features.own import run_own
 from holdfast.core.features.plan import Children, Loops, Program, Stage, is_code
 from holdfast.core.features.steps import run_step
-from holdfast.core.features.world import NULL_TIME, World
+from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 
 __all__ = ["Pairs", "Place", "Range", "Subject", "Values", "empty_subject", "prepare", "rows_as_of", "run_stage",
@@ -277,13 +278,10 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
 def _categories(
     subject: Subject, program: Program, walk: tuple[Any, ...], found: Range, words: list[list[str]]
 ) -> None:
-    size = max((len(words[source]) for source, _ in program.which), default=0)
+    size = max(len(word) for word in words)
     kernels.categories(*walk, program.which, found.codes, program.slots, subject.numbers, subject.codes, max(size, 1))
-    for window in program.slots:
-        for (source, _), slots in zip(program.which, window, strict=True):
-            for place, slot in enumerate(slots):
-                if slot >= 0 and place not in (2, 3):
-                    subject.words[int(slot)] = words[source]
+    for slot, source in program.coded:
+        subject.words[slot] = words[source]
 
 
 def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
