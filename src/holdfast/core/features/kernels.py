@@ -14,8 +14,8 @@ Arguments that recur: `perm` int64, the order in which pairs are visited (those 
 shortest window first; `cutoffs` int64 [n]; `odd` uint8 [n]: whether rows of the range may be unknown at the cutoff,
 which `known_from`, `known_to` (int64, per row) then tell; `masks` uint8 [conditions, rows]; `which` int64 [series, 2]:
 the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: 1 for squares, 2 for
-cubes, 4 for a slope; `tile`: how many pairs are visited for one series before the next (all, where passes are shared);
-`slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not wanted).
+cubes, 4 for a slope; `slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not
+wanted).
 """
 
 import math
@@ -95,7 +95,7 @@ def rows(
 @compiled
 def numbers(
     perm: Ints, start: Ints, lo: Ints, hi: Ints, forward: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
-    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, tile: int, times: Ints, values: Floats, slots: Ints,
+    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, times: Ints, values: Floats, slots: Ints,
     out: Floats,
 ) -> None:  # fmt: skip
     """NUMBER_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
@@ -104,54 +104,53 @@ def numbers(
     method for calculating corrected sums of squares and products"); SKEW is the adjusted Fisher-Pearson G1 (Joanes and
     Gill 1998); TREND is the least-squares slope per day, null for fewer than two different times.
     """
-    for begin in range(0, len(perm), tile):
-        for c in range(len(which)):
-            column, mask = which[c]
-            cubes, slope = needs[c] & 2 != 0, needs[c] & 4 != 0
-            previous = -1
-            at = count = origin = 0
-            total = low = high = head = tail = mean = m2 = m3 = middle = spread = common = 0.0
-            for p in range(begin, min(begin + tile, len(perm))):
-                i = perm[p]
-                if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
-                    count = 0
-                    total = mean = m2 = m3 = middle = spread = common = 0.0
-                    at = start[i] if forward else hi[i]
-                previous = start[i]
-                for w in range(len(slots)):
-                    stop = hi[i] if forward else lo[w, i]
-                    while at != stop:
-                        j = at if forward else at - 1
-                        at = at + 1 if forward else at - 1
-                        x = values[column, j]
-                        if math.isnan(x) or (mask >= 0 and masks[mask, j] == 0):
-                            continue
-                        if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
-                            continue
-                        if count == 0:
-                            low = high = head = x
-                            origin = times[j]
-                        count += 1
-                        total += x
-                        low = min(low, x)
-                        high = max(high, x)
-                        tail = x
-                        if needs[c] > 0:
-                            share = 1.0 / count
-                            delta = x - mean
-                            step = delta * share
-                            mean += step
-                            if cubes:
-                                m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
-                            m2 += delta * (x - mean)
-                            if slope:
-                                day = (times[j] - origin) / _DAY
-                                apart = day - middle
-                                middle += apart * share
-                                spread += apart * (day - middle)
-                                common += delta * (day - middle)
-                    oldest, newest = (head, tail) if forward else (tail, head)
-                    _write(slots[w, c], i, count, total, low, high, oldest, newest, m2, m3, spread, common, out)
+    for c in range(len(which)):
+        column, mask = which[c]
+        cubes, slope = needs[c] & 2 != 0, needs[c] & 4 != 0
+        previous = -1
+        at = count = origin = 0
+        total = low = high = head = tail = mean = m2 = m3 = middle = spread = common = 0.0
+        for p in range(len(perm)):
+            i = perm[p]
+            if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
+                count = 0
+                total = mean = m2 = m3 = middle = spread = common = 0.0
+                at = start[i] if forward else hi[i]
+            previous = start[i]
+            for w in range(len(slots)):
+                stop = hi[i] if forward else lo[w, i]
+                while at != stop:
+                    j = at if forward else at - 1
+                    at = at + 1 if forward else at - 1
+                    x = values[column, j]
+                    if math.isnan(x) or (mask >= 0 and masks[mask, j] == 0):
+                        continue
+                    if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
+                        continue
+                    if count == 0:
+                        low = high = head = x
+                        origin = times[j]
+                    count += 1
+                    total += x
+                    low = x if x < low else low
+                    high = x if x > high else high
+                    tail = x
+                    if needs[c] > 0:
+                        share = 1.0 / count
+                        delta = x - mean
+                        step = delta * share
+                        mean += step
+                        if cubes:
+                            m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
+                        m2 += delta * (x - mean)
+                        if slope:
+                            day = (times[j] - origin) / _DAY
+                            apart = day - middle
+                            middle += apart * share
+                            spread += apart * (day - middle)
+                            common += delta * (day - middle)
+                oldest, newest = (head, tail) if forward else (tail, head)
+                _write(slots[w, c], i, count, total, low, high, oldest, newest, m2, m3, spread, common, out)
 
 
 @compiled

@@ -37,8 +37,6 @@ _NO_BYTES = np.zeros(0, np.uint8)
 _NO_LO = np.zeros((0, 0), np.int64)
 _CELLS = 4_000_000
 """Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
-_TILE = 16
-"""Pairs visited for one series before the next where no passes are shared: their short ranges stay in the cache."""
 _NO_MASKS = np.zeros((0, 0), np.uint8)
 Jobs = dict[tuple[object, ...], Callable[[], object]]
 
@@ -77,7 +75,6 @@ class Range:
     """The child rows of each of n pairs, as the loops take them; see `kernels`."""
 
     perm: Ints
-    tile: int
     start: Ints
     lo: Ints
     hi: Ints
@@ -202,7 +199,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     )
     masks = world.sorted_masks(link, children.conditions) if children.conditions else _NO_MASKS
     found = Range(
-        order, len(order), start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
+        order, start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
         world.sorted_numbers(link, children.numbers), world.sorted_codes(link, children.codes),
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
@@ -210,7 +207,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     alone = replace(place, pool=None)
 
     def run(part: Ints) -> None:
-        here = replace(found, perm=part, tile=max(len(part), 1))
+        here = replace(found, perm=part)
         _loop(subject, children.stored, here, words)
         if children.stage is not None and children.computed is not None:
             inner, names = _below(alone, children, children.stage, here, begin)
@@ -245,7 +242,7 @@ def _below(place: Place, children: Children, stage: Stage, found: Range, begin: 
     below = run_stage(stage, place, Pairs(rows, None, moments))
     lo = ranges.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
-        found.perm, _TILE, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
+        found.perm, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
         found.masks[:, positions] if len(found.masks) else found.masks, times, below.numbers, below.codes,
     )  # fmt: skip
     return inner, [below.words[slot] for slot in range(stage.codes)]
@@ -261,7 +258,7 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
             kernels.numbers(
-                *walk, program.which, program.needs, found.tile, found.times, found.numbers, program.slots,
+                *walk, program.which, program.needs, found.times, found.numbers, program.slots,
                 subject.numbers,
             )  # fmt: skip
         if program := loops.categories[side]:
