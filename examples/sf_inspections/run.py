@@ -21,14 +21,12 @@ import numpy as np
 import pandas as pd
 
 import holdfast
-from holdfast.core.learn.metrics import SCORES, bootstrap, paired_bootstrap
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 from baseline import RISKS, baseline  # noqa: E402
 
-ROUNDS = 1000
-SEED = 42
+from report import best_features, compare, not_worse, show  # noqa: E402
 
 
 def whole_job(data: Path, root: Path) -> tuple[dict[str, float], dict[str, int]]:
@@ -66,47 +64,12 @@ def answers(root: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     return risk[RISKS].assign(score=score["score"]), seconds
 
 
-def compare(test: pd.DataFrame, ours: pd.DataFrame, label: str, score: str) -> dict[str, object]:
-    """One score of one label: ours with its interval, naive, by hand, and the paired difference ours - by hand."""
+def compared(test: pd.DataFrame, ours: pd.DataFrame, label: str, scores: tuple[str, ...]) -> list[dict[str, object]]:
+    """The scores of one label over the rows that have it."""
     known = test[f"label {label}"].notna().to_numpy()
-    truth = test.loc[known, f"label {label}"].to_numpy(np.float64)
-    mine = ours.loc[known, label].to_numpy(np.float64)
-    hand, naive = (test.loc[known, f"{who} {label}"].to_numpy(np.float64) for who in ("hand-made", "naive"))
-    ones = np.ones(len(truth))
-    return {
-        "label": label,
-        "score": score,
-        "rows": len(truth),
-        "base": float(truth.mean()),
-        "naive": SCORES[score](truth, naive, ones),
-        "by hand": SCORES[score](truth, hand, ones),
-        "ours": bootstrap(score, truth, mine, seed=SEED, rounds=ROUNDS),
-        "ours - by hand": paired_bootstrap(score, truth, mine, hand, seed=SEED, rounds=ROUNDS),
-    }
-
-
-def not_worse(row: dict[str, object]) -> bool:
-    """Whether the paired interval leaves room for being at least as good (errors: smaller is better)."""
-    difference = row["ours - by hand"]
-    assert isinstance(difference, dict)
-    return bool(difference["low"] <= 0 if row["score"] == "mae" else difference["high"] >= 0)
-
-
-def report(rows: list[dict[str, object]], seconds: dict[str, float], counts: dict[str, int]) -> None:
-    print(
-        f"\n{'label':14} {'score':8} {'rows':>5} {'base':>7} {'naive':>7} {'by hand':>8} {'ours':>7}  difference (95 %)"
-    )
-    for row in rows:
-        mine, difference = row["ours"], row["ours - by hand"]
-        assert isinstance(mine, dict)
-        assert isinstance(difference, dict)
-        print(
-            f"{row['label']:14} {row['score']:8} {row['rows']:>5} {row['base']:>7.3f} {row['naive']:>7.3f} "
-            f"{row['by hand']:>8.3f} {mine['value']:>7.3f}  {difference['difference']:+.3f} "
-            f"({difference['low']:+.3f} .. {difference['high']:+.3f}) {'not worse' if not_worse(row) else 'WORSE'}"
-        )
-    print("\n" + ", ".join(f"{step} {value:.1f} s" for step, value in seconds.items()))
-    print(", ".join(f"{count} features for {target}" for target, count in counts.items()))
+    columns = test[f"label {label}"], ours[label], test[f"hand-made {label}"], test[f"naive {label}"]
+    truth, mine, hand, naive = (column.to_numpy(np.float64)[known] for column in columns)
+    return [compare(label, score, truth, mine, hand, naive) for score in scores]
 
 
 def main() -> None:
@@ -122,12 +85,15 @@ def main() -> None:
         seconds, counts = whole_job(given.data, root)
         test = baseline(given.data)
         ours, seconds["predict by id"] = answers(root, test)
-    rows = [compare(test, ours, risk, score) for risk in RISKS for score in ("roc_auc", "pr_auc")]
-    rows += [compare(test, ours, "score", score) for score in ("mae", "r2")]
+        best = best_features(root, "multilabel_model", "risk", list(RISKS))
+        best |= best_features(root, "regression_model", "score", ["score"])
+    scores = dict.fromkeys(RISKS, ("roc_auc", "pr_auc")) | {"score": ("mae", "r2")}
+    rows = [row for label in scores for row in compared(test, ours, label, scores[label])]
+    report = {"rows": rows, "seconds": seconds, "features": counts, "best features": best}
     if given.json:
-        print(json.dumps({"rows": rows, "seconds": seconds, "features": counts}, indent=1))
+        print(json.dumps(report, indent=1, ensure_ascii=False))
     else:
-        report(rows, seconds, counts)
+        show(report)
     if not all(not_worse(row) for row in rows):
         sys.exit("the automatic features are worse than those by hand")
 

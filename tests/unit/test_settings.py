@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from holdfast.backend.settings import load, parse
+from holdfast.backend.project_file import load, parse
 from holdfast.core.timeline import DAY, Known
 from holdfast.errors import ConfigError
 
@@ -98,3 +98,49 @@ def test_a_file_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holdfast.yaml").write_bytes("project: 旧金山".encode("gb18030"))
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path)
+
+
+DERIVED = """\
+project: 商店
+tables:
+  lines: {files: lines.csv, time: at, columns: {国: category}}
+  顾客: {from: lines, key: 顾客号, columns: [国]}
+  invoices: {from: lines, key: 单, time: at, links: {顾客号: 顾客}}
+targets:
+  again: {entity: 顾客, every: month, horizon: 30d, label: "true"}
+  each: {entity: 顾客, from: lines, cutoff: at, label: "true"}
+"""
+
+
+def test_derived_tables_are_linked_to_by_what_they_come_from() -> None:
+    settings = parse(DERIVED)
+    assert settings.links_of("lines") == {"顾客号": "顾客", "单": "invoices"}
+    assert settings.tables["invoices"].names == ("单", "at", "顾客号")
+    assert settings.targets["again"].from_ == "顾客"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "key", "message"),
+    [
+        ("{files: lines.csv, ", "{", 3, "tables.lines", "key 'files' is missing"),
+        ("{from: lines, key: 顾客号", "{from: line, key: 顾客号", 4, "tables.顾客.from", "did you mean 'lines'"),
+        ("key: 顾客号", "key: [顾客号, at]", 4, "tables.顾客", "needs a `key` of one column"),
+        ("key: 顾客号, ", "", 4, "tables.顾客", "needs a `key` of one column"),
+        ("columns: [国]", "columns: {国: text}", 4, "tables.顾客", "declare '国' under 'lines'"),
+        ("columns: [国]", "known: event", 4, "tables.顾客", "has no 'known'"),
+        ("columns: [国]", "delivery: full", 4, "tables.顾客", "has no 'delivery'"),
+        ("columns: [国]", "files: c.csv", 4, "tables.顾客", "has no 'files'"),
+        ("key: 单", "key: 顾客号", 5, "tables.invoices.key", "links to '顾客' already"),
+        ("time: at, columns", "time: at, links: {单: 顾客}, columns", 5, "tables.invoices.key",
+         "links to '顾客' already"),
+        ("files: lines.csv", "files: lines.csv, key: 单", 5, "tables.invoices.key", "is the key of 'lines' itself"),
+        ("key: 单, time: at", "key: 单, time: 国", 5, "tables.invoices.time", "is that of 'lines', which is 'at'"),
+        ("{files: lines.csv, time: at, columns: {国: category}}", "{from: 顾客, key: 单}", 3, "tables.lines.from",
+         "derives from itself: lines from 顾客 from lines"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_of_a_derived_table_is_named(before: str, after: str, line: int, key: str, message: str) -> None:
+    assert before in DERIVED
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(DERIVED.replace(before, after, 1))
+    assert (caught.value.where["line"], caught.value.where["key"]) == (line, key)

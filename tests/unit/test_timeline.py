@@ -14,6 +14,7 @@ from holdfast.core.timeline import (
     SECOND,
     Known,
     Period,
+    Step,
     ZoneOffsets,
     format_duration,
     instant,
@@ -112,3 +113,66 @@ def test_days_and_times_around_a_skip():
     assert parse_instant("2018-11-04", "America/Sao_Paulo") == parse_instant("2018-11-04T03:00Z")
     for extreme in ("0001-01-01", "9999-12-31T23:59:59"):
         assert isinstance(at(extreme), int)
+
+
+def days(step: str, first: str, end: str, zone: str = "UTC") -> list[str]:
+    found = Step.parse(step).starts(parse_instant(first, zone), parse_instant(end, zone), zone)
+    return [datetime.fromtimestamp(moment / SECOND, ZoneInfo(zone)).isoformat() for moment in found]
+
+
+@pytest.mark.parametrize(
+    ("step", "first", "end", "found"),
+    [
+        ("month", "2024-01-02", "2024-04-01", ["02-01", "03-01"]),
+        ("1mo", "2024-01-01", "2024-02-01T00:00:01", ["01-01", "02-01"]),
+        ("quarter", "2024-01-15", "2024-12-31", ["04-01", "07-01", "10-01"]),
+        ("2mo", "2024-01-15", "2024-06-01", ["03-01", "05-01"]),
+        ("year", "2023-12-31", "2024-12-31", ["01-01"]),
+        ("week", "2024-01-02", "2024-01-20", ["01-08", "01-15"]),
+        ("7d", "2024-01-02", "2024-01-20", ["01-08", "01-15"]),
+        (" 2w ", "2024-01-02", "2024-02-01", ["01-08", "01-22"]),
+        ("day", "2024-02-28T00:00:01", "2024-03-02", ["02-29", "03-01"]),
+        ("day", "2024-01-02", "2024-01-02", []),
+    ],
+)
+def test_steps_begin_with_the_calendar(step: str, first: str, end: str, found: list[str]) -> None:
+    assert days(step, first, end) == [f"2024-{day}T00:00:00+00:00" for day in found]
+
+
+def test_days_begin_at_local_midnight_also_where_clocks_change() -> None:
+    assert days("day", "2016-03-12", "2016-03-15", "America/Los_Angeles") == [
+        "2016-03-12T00:00:00-08:00",
+        "2016-03-13T00:00:00-08:00",
+        "2016-03-14T00:00:00-07:00",
+    ]
+    # Clocks skipped midnight: the day began at one.
+    assert days("day", "2018-11-03", "2018-11-05", "America/Sao_Paulo")[-1] == "2018-11-04T01:00:00-02:00"
+
+
+@given(st.integers(1, 40), st.sampled_from(["d", "w", "mo", "q", "y"]), st.integers(0, 20_000), st.sampled_from(ZONES))
+def test_more_data_moves_no_step(count: int, unit: str, since: int, zone: str) -> None:
+    step, end = Step.parse(f"{count}{unit}"), 30_000 * DAY
+    early, late = step.starts(0, end, zone), step.starts(since * DAY, end, zone)
+    assert late == [moment for moment in early if moment >= since * DAY]
+
+
+@pytest.mark.parametrize(
+    ("step", "moment", "after"),
+    [
+        ("1mo", "2024-01-31", "2024-02-29"),
+        ("1mo", "2024-12-01", "2025-01-01"),
+        ("30d", "2024-02-01", "2024-03-02"),
+        ("quarter", "2023-11-30", "2024-02-29"),
+        ("1y", "2024-02-29", "2025-02-28"),
+        ("day", "2016-03-13", "2016-03-14"),
+    ],
+)
+def test_one_step_later_is_the_same_time_of_day(step: str, moment: str, after: str) -> None:
+    for zone in ("UTC", "America/Los_Angeles"):
+        assert Step.parse(step).after(parse_instant(moment, zone), zone) == parse_instant(after, zone)
+
+
+@pytest.mark.parametrize("text", ["", "fortnight", "0d", "1", "90", "-1d", "1h", "1m"])
+def test_what_is_no_step_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no step of the calendar"):
+        Step.parse(text)

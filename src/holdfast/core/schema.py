@@ -108,7 +108,8 @@ class Table:
 
     `key` names the columns that identify a row; empty means that a row's content is its key and equal rows are
     numbered. `time` is the column that says when a row happened (DType.TIME); None for things without a moment.
-    `known` is the rule by which a row seen first is known (`timeline.Known.parse` reads it).
+    `known` is the rule by which a row seen first is known (`timeline.Known.parse` reads it). `source` names the table
+    from whose rows this one's are derived (`core.derive`); it is empty for a table that is delivered.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Table:
     time: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
     known: str = "delivery"
+    source: str = ""
 
     def column(self, name: str) -> Column:
         """The column of that name, or NotFoundError."""
@@ -135,8 +137,8 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the inverse of `from_dict`."""
-        return {
+        """Plain data, the inverse of `from_dict`. A delivered table is said as before there were derived ones."""
+        plain = {
             "name": self.name,
             "columns": [column.to_dict() for column in self.columns],
             "key": list(self.key),
@@ -144,6 +146,7 @@ class Table:
             "links": dict(self.links),
             "known": self.known,
         }
+        return plain | ({"source": self.source} if self.source else {})
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Table":
@@ -155,6 +158,7 @@ class Table:
             time=data["time"],
             links=dict(data["links"]),
             known=data["known"],
+            source=data.get("source", ""),
         )
 
 
@@ -174,6 +178,17 @@ class Schema:
                 hint=f"The tables are: {', '.join(self.tables)}",
             )
         return self.tables[name]
+
+    @property
+    def derived(self) -> list[Table]:
+        """The derived tables, each after the one it comes from."""
+        rest = [table for table in self.tables.values() if table.source]
+        order: list[Table] = []
+        while rest:
+            waiting = {table.name for table in rest}
+            order += [table for table in rest if table.source not in waiting]
+            rest = [table for table in rest if table.source in waiting and table.source != table.name]
+        return order
 
     def children(self, parent: str) -> list[Link]:
         """Links that point at `parent`, in the order of tables and their links."""

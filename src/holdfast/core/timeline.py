@@ -22,6 +22,7 @@ __all__ = [
     "SECOND",
     "Known",
     "Period",
+    "Step",
     "ZoneOffsets",
     "format_duration",
     "instant",
@@ -214,3 +215,68 @@ class ZoneOffsets:
     def local(self, instants: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Instants shifted to local wall-clock microseconds."""
         return instants + self.offsets[np.searchsorted(self.starts, instants, side="right") - 1]
+
+
+_STEPS = {"d": "day", "w": "week", "mo": "month", "q": "quarter", "y": "year"}
+_STEP = re.compile(r"\s*(\d+)\s*(d|w|mo|q|y)\s*")
+_MONDAY = date(1970, 1, 5).toordinal()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the calendar: `count` days or months. Days begin at local midnight, so one may last 23 or 25 hours."""
+
+    count: int
+    months: bool
+
+    @staticmethod
+    def parse(text: str) -> "Step":
+        """`day`, `week`, `month`, `quarter`, `year`, or so many: `7d`, `2w`, `3mo`, `1q`, `1y`. Else ConfigError."""
+        match = _STEP.fullmatch(text)
+        count, word = (int(match[1]), _STEPS[match[2]]) if match else (1, text.strip())
+        if count < 1 or word not in _STEPS.values():
+            raise ConfigError(
+                f"{text.strip()!r} is no step of the calendar",
+                hint="Write day, week, month, quarter or year, or a number of them: 7d, 2w, 3mo, 1q, 1y.",
+            )
+        if word in ("day", "week"):
+            return Step(count * (7 if word == "week" else 1), months=False)
+        return Step(count * {"month": 1, "quarter": 3, "year": 12}[word], months=True)
+
+    def starts(self, first: int, end: int, timezone: str) -> list[int]:
+        """The instants in [first, end) at which a step begins: local midnights.
+
+        Steps are counted from the calendar, not from the data: months from January of year 0, days from a Monday
+        (1970-01-05), so that a week, `7d`, begins on Mondays and more data moves nothing.
+        """
+        where = zone(timezone)
+        day = (_EPOCH + timedelta(microseconds=first)).astimezone(where).date()
+        if self.months:
+            number = (day.year * 12 + day.month - 1) // self.count * self.count
+            day = date(number // 12, number % 12 + 1, 1)
+        else:
+            day = date.fromordinal(day.toordinal() - (day.toordinal() - _MONDAY) % self.count)
+        found = []
+        while (start := _midnight(day, where)) < end:
+            if start >= first:
+                found.append(start)
+            day = self._after(day)
+        return found
+
+    def after(self, moment: int, timezone: str) -> int:
+        """The same time of day one step later; the last day of the month where the month is too short for the day."""
+        where = zone(timezone)
+        local = (_EPOCH + timedelta(microseconds=moment)).astimezone(where)
+        return instant(datetime.combine(self._after(local.date()), local.time(), where))
+
+    def _after(self, day: date) -> date:
+        if not self.months:
+            return day + timedelta(days=self.count)
+        number = day.year * 12 + day.month - 1 + self.count
+        year, month = number // 12, number % 12 + 1
+        last = (_month_after(year, month) - timedelta(days=1)).day
+        return date(year, month, min(day.day, last))
+
+
+def _midnight(day: date, where: tzinfo) -> int:
+    return instant(datetime(day.year, day.month, day.day, tzinfo=where))

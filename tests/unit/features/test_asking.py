@@ -60,7 +60,7 @@ TABLES = {"店": SHOPS, "visits": VISITS}
 
 def asked(**target: object) -> Asked:
     target = {"from": "visits", "entity": "店", "cutoff": "at"} | target
-    return ask(SCHEMA, TABLES, "t", TargetSettings.model_validate(target), default_cutoff=9 * DAY)
+    return ask(SCHEMA, TABLES, "t", TargetSettings.model_validate(target), end=9 * DAY)
 
 
 def test_rows_come_in_order_and_what_cannot_be_asked_is_counted() -> None:
@@ -95,7 +95,7 @@ def test_labels_are_known_with_their_row_unless_said() -> None:
 
 def test_a_table_may_ask_about_itself() -> None:
     target = TargetSettings.model_validate({"from": "店", "label": "churned"})
-    found = ask(SCHEMA, TABLES, "churn", target, default_cutoff=9 * DAY)
+    found = ask(SCHEMA, TABLES, "churn", target, end=9 * DAY)
     assert found.task == "binary"
     assert found.cutoffs.tolist() == [9 * DAY, 9 * DAY]
     assert label_columns(SCHEMA, target) == ("churned",)
@@ -167,7 +167,7 @@ def test_names_that_differ_only_in_case_are_refused() -> None:
     target = TargetSettings.model_validate({"from": "visits", "entity": "店", "cutoff": "at", "label": "分"})
     tables = {**TABLES, "visits": VISITS.append_column("KIND", VISITS["kind"])}
     with pytest.raises(ConfigError, match="'kind' of 'visits' and column 'KIND' of 'visits' differ only in case"):
-        ask(twice, tables, "t", target, default_cutoff=9 * DAY)
+        ask(twice, tables, "t", target, end=9 * DAY)
 
 
 def test_a_label_spelt_in_another_case_is_hidden_too() -> None:

@@ -67,6 +67,7 @@ def _schema_changes(before: Schema, after: Schema) -> list[str]:
             ("key", old.key, new.key),
             ("time", old.time, new.time),
             ("links", old.links, new.links),
+            ("source", old.source, new.source),
         ):
             if one != other:
                 said.append(f"{name}: {word} was {one}, is {other}")

@@ -116,8 +116,8 @@ class PartStore:
             while self._cached_bytes > _CACHE_BYTES:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
-    def states(self, table: Table, parts: Sequence[Part], *, current_only: bool) -> pa.Table:
-        """Rows of `table` with the system columns: every state, or only current rows; in order of delivery."""
+    def states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
+        """Every state of the rows of `table` with the system columns, in order of delivery."""
         states = self._all(table, parts)
         never = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
         removed = states[REMOVED].combine_chunks()
@@ -128,10 +128,7 @@ class PartStore:
             never = pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
         states = states.drop_columns([REMOVED])
         states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, never)
-        keep = pc.invert(removed)
-        if current_only:
-            keep = pc.and_(keep, pc.is_null(never))
-        return states.filter(keep)
+        return states.filter(pc.invert(removed))
 
     def last(self, table: Table, parts: Sequence[Part], like: Mapping[str, list[Any]] | None = None) -> Stored:
         """Last states (removals too) of the rows that may fall into the ranges of `like`; of all rows when None."""

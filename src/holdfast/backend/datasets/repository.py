@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import tables as rows_of
@@ -20,8 +21,9 @@ from holdfast.backend.records import DatasetVersion, RawFile, new_id
 from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.locks import file_lock
+from holdfast.core.derive import derive
 from holdfast.core.prepare import QUARANTINE, TableContract
-from holdfast.core.schema import Schema, Table
+from holdfast.core.schema import KNOWN_TO, Schema, Table
 from holdfast.errors import InputError, LockedError, NotFoundError, nearest
 
 __all__ = ["POINTER", "STATES", "Datasets", "Draft"]
@@ -109,13 +111,37 @@ class Datasets:
             row = self._row(connection, version)
             schema = Schema.from_dict(rows_of.to_version(row).schema)
             manifest = rows_of.parts_of(connection, row.id)
-        wanted = [schema.table(name) for name in (tables if tables is not None else schema.tables)]
+        names = [schema.table(name).name for name in (tables if tables is not None else schema.tables)]
+        return self._assembled(schema, manifest, names, current_only=current_only)
+
+    def count_derived(self, schema: Schema, version: str | None, parts: Sequence[Part] = ()) -> dict[str, int]:
+        """Current rows of each derived table of `schema`, over the parts of a version (None: none) and further ones."""
+        manifest: Manifest = []
+        if version is not None and schema.derived:
+            with self._store.read() as connection:
+                manifest = rows_of.parts_of(connection, version)
+        # Current rows are as many as the keys that current rows of the source mention: no need to derive the states.
+        sources = list(dict.fromkeys(table.source for table in schema.derived))
+        found = self._assembled(schema, [*manifest, *parts], sources, current_only=True)
         return {
-            table.name: self.parts.states(
-                table, [part for part in manifest if part.table == table.name], current_only=current_only
-            )
-            for table in wanted
+            table.name: pc.count_distinct(found[table.source][table.key[0]], mode="only_valid").as_py()
+            for table in schema.derived
         }
+
+    def _assembled(
+        self, schema: Schema, manifest: Manifest, names: Sequence[str], *, current_only: bool
+    ) -> dict[str, pa.Table]:
+        states: dict[str, pa.Table] = {}
+
+        def of(name: str) -> pa.Table:
+            table = schema.table(name)
+            if name not in states and table.source:
+                states[name] = derive(table, schema.table(table.source), of(table.source))
+            elif name not in states:
+                states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
+            return states[name]
+
+        return {name: of(name).filter(pc.is_null(of(name)[KNOWN_TO])) if current_only else of(name) for name in names}
 
     def files(self, version: str | None = None) -> Files:
         """The raw files that make up a version, in the order of delivery."""

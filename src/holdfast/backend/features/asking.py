@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.backend.features.periodic import PERIODIC, periodic_rows
 from holdfast.backend.settings import TargetSettings
-from holdfast.core.features.world import NULL_TIME, instants_of
+from holdfast.core.features.columns import NULL_TIME, instants_of
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, Column, DType, Schema
 from holdfast.core.timeline import NEVER
 from holdfast.errors import ConfigError, InputError
 
-__all__ = ["Asked", "ask", "context_columns", "label_columns"]
+__all__ = ["Asked", "ask", "context_columns", "label_columns", "only_asks"]
 
 _LABELS = "__label_"
 
@@ -48,31 +49,57 @@ def context_columns(schema: Schema, target: TargetSettings) -> tuple[Column, ...
 
 
 def label_columns(schema: Schema, target: TargetSettings) -> tuple[str, ...]:
-    """Columns of the entity table that the labels mention where the entity itself asks: they are never features."""
-    if target.entity_table != target.from_:
+    """Columns of the entity table that the labels mention where the entity itself asks: they are never features.
+
+    With `every` the entity asks as it was known at each cutoff, so that nothing of it is an answer.
+    """
+    if target.entity_table != target.from_ or target.every is not None:
         return ()
     text = " ".join((target.labels or {"": target.label or ""}).values())
-    # SQL does not tell cases apart.
-    return tuple(
+    return tuple(name for name in schema.table(target.from_).names if _mentions(text, name))
+
+
+def only_asks(schema: Schema, target: TargetSettings) -> bool:
+    """Whether the asking table is a mere list of questions and their labels: nothing in it may become a feature.
+
+    That is so when it is not the entity's own table, says not when its rows happened, and has no column but its key,
+    its links, the cutoff, the context and what the SQL of the target mentions.
+    """
+    table = schema.table(target.from_)
+    if target.entity_table == target.from_ or table.time is not None:
+        return False
+    text = " ".join(filter(None, (*(target.labels or {}).values(), target.label, target.label_known, target.where)))
+    return not [
         name
-        for name in schema.table(target.from_).names
-        if re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text, re.IGNORECASE)
-    )
+        for name in table.names
+        if name not in (*table.key, *table.links, *target.context, target.cutoff) and not _mentions(text, name)
+    ]
 
 
-def ask(
-    schema: Schema, tables: Mapping[str, pa.Table], name: str, target: TargetSettings, default_cutoff: int
-) -> Asked:
-    """Ask the rows of a target over `tables` (the current rows of each).
+def _mentions(text: str, name: str) -> bool:
+    # SQL does not tell cases apart.
+    return re.search(rf'(?<!\w)"?{re.escape(name)}"?(?!\w)', text, re.IGNORECASE) is not None
 
-    `default_cutoff` serves a target without a cutoff column. ConfigError names the key whose SQL is wrong; InputError
-    when no row has a label. Rows without entity, cutoff or any label are left out and counted.
+
+def ask(schema: Schema, tables: Mapping[str, pa.Table], name: str, target: TargetSettings, end: int) -> Asked:
+    """Ask the rows of a target over `tables` (every state of every row; labels see the current ones).
+
+    The data end at `end`: it is the cutoff of a target without a cutoff column, and with `every` no label looks beyond
+    it. ConfigError names the key whose SQL is wrong; InputError when no row has a label. Rows without entity, cutoff or
+    any label are left out and counted, and so are those whose horizon is not over.
     """
     _check_spelling(schema, name)
-    select = _selection(schema, name, target, default_cutoff)
-    with _database(schema, tables) as database:
+    select = _selection(schema, name, target, end)
+    asking = target.from_
+    current = {table: rows.filter(pc.is_null(rows[KNOWN_TO])) for table, rows in tables.items()}
+    if target.every is not None:
+        asking = PERIODIC
+        current[asking] = periodic_rows(schema, tables[target.from_], name, target, end)
+    with _database(schema, current) as database:
         _check_labels(database, name, target)
-        answer = _run(database, select, name, target)
+        answer = _run(database, select, name, target, asking)
+    open_ = answer.column("__open").to_numpy() if target.every is not None else np.zeros(len(answer), np.bool_)
+    answer, unfinished = answer.filter(pa.array(~open_)), int(open_.sum())
     task, labels, classes = _labels(answer, name, target)
     cutoffs = instants_of(answer.column("__cutoff"), NULL_TIME)
     entities = answer.column("__entity").combine_chunks()
@@ -82,14 +109,14 @@ def ask(
         "no label": np.logical_and.reduce([np.isnan(values) for values in labels.values()]),
     }
     keep = np.ones(len(entities), np.bool_)
-    dropped = {}
+    dropped = {"horizon not over": unfinished}
     for reason, missing in reasons.items():
         dropped[reason] = int((missing & keep).sum())
         keep &= ~missing
     if not keep.any():
         raise InputError(
             f"target {name!r} has no row with a label", where={"key": f"targets.{name}"},
-            hint=f"{len(entities)} rows were asked; left out: {dropped}. Check `where` and the labels.",
+            hint=f"{len(entities) + unfinished} rows were asked; left out: {dropped}. Check `where` and the labels.",
         )  # fmt: skip
     kept = pa.array(keep)
     return Asked(
@@ -106,7 +133,7 @@ def ask(
     )
 
 
-def _selection(schema: Schema, name: str, target: TargetSettings, default_cutoff: int) -> dict[str, str]:
+def _selection(schema: Schema, name: str, target: TargetSettings, end: int) -> dict[str, str]:
     """The SQL of each output column, by name; `context` of the project file becomes `__context_<i>`."""
     table = schema.table(target.from_)
     if target.entity_table == target.from_:
@@ -125,9 +152,13 @@ def _selection(schema: Schema, name: str, target: TargetSettings, default_cutoff
         raise ConfigError(f"column {target.cutoff!r} is no time", where={"key": f"targets.{name}.cutoff"})
     select = {
         "__entity": f"t.{_quoted(entity)}",
-        "__cutoff": f"t.{_quoted(target.cutoff)}" if target.cutoff else f"make_timestamptz({default_cutoff})",
+        "__cutoff": f"t.{_quoted(target.cutoff)}" if target.cutoff else f"make_timestamptz({end})",
         "__known": f"({target.label_known})::timestamptz" if target.label_known else f"t.{_quoted(KNOWN_FROM)}",
     }
+    if target.every is not None:
+        select["__cutoff"], select["__open"] = "t.cutoff", f"t.cutoff_end > make_timestamptz({end})"
+        # What happens in the horizon happens strictly before its end: its last instant settles the label.
+        select["__known"] = select["__known"] if target.label_known else "t.cutoff_end - interval 1 microsecond"
     select |= {f"__context_{i}": f"t.{_quoted(table.column(c).name)}" for i, c in enumerate(target.context)}
     sql = target.labels or {name: target.label or ""}
     if target.label is not None and target.label in table.names:
@@ -186,14 +217,16 @@ def _database(schema: Schema, tables: Mapping[str, pa.Table]) -> Iterator[duckdb
         yield database
 
 
-def _run(database: duckdb.DuckDBPyConnection, select: Mapping[str, str], name: str, target: TargetSettings) -> pa.Table:
+def _run(
+    database: duckdb.DuckDBPyConnection, select: Mapping[str, str], name: str, target: TargetSettings, asking: str
+) -> pa.Table:
     order = ["__cutoff", "__entity", *(column for column in select if column.startswith("__context_"))]
     order = [*map(_quoted, order), f"t.{_quoted(SOURCE_FILE)}", f"t.{_quoted(SOURCE_ROW)}"]
 
     def query(columns: Mapping[str, str], where: str | None) -> str:
         listed = ", ".join(f"{sql} AS {_quoted(column)}" for column, sql in columns.items())
         tail = f" WHERE ({where})" if where else ""
-        return f"SELECT {listed} FROM {_quoted(target.from_)} t{tail}"  # noqa: S608 - the project's own SQL, in a sandbox
+        return f"SELECT {listed} FROM {_quoted(asking)} t{tail}"  # noqa: S608 - the project's own SQL, in a sandbox
 
     try:
         answer = database.sql(f"{query(select, target.where)} ORDER BY {', '.join(order)}").to_arrow_table()

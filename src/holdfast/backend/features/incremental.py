@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.features.reach import touched
 from holdfast.backend.features.scratch import ScratchTables, columns_read
+from holdfast.core.features.columns import categories_of
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.evaluate import frozen
 from holdfast.core.features.pieces import Column
 from holdfast.core.features.plan import compile_plan, is_code
-from holdfast.core.features.world import categories_of
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
 from holdfast.core.timeline import NEVER
 

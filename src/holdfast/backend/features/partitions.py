@@ -260,7 +260,7 @@ class _Run:
 
 
 def _read(path: Path, feature_set: FeatureSet) -> list[Column]:
-    from holdfast.core.features.world import categories_of
+    from holdfast.core.features.columns import categories_of
 
     table = pq.read_table(path)
     return [

@@ -14,12 +14,12 @@ from holdfast.backend.features import Features
 from holdfast.backend.features.incremental import earlier_values, reusable, unaffected
 from holdfast.backend.features.partitions import Parts, Questions, evaluate_in_parts, world_bytes
 from holdfast.backend.features.scratch import ScratchTables, columns_read
-from holdfast.backend.settings import parse_size
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.pieces import Column, assemble, compact
 from holdfast.core.features.world import World
+from holdfast.core.words import parse_size
 from holdfast.errors import ConfigError
 
 __all__ = ["Job", "compute_values"]

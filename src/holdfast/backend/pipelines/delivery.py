@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from holdfast.backend.datasets import Datasets, Draft
 from holdfast.backend.datasets.parts import REMOVED, Stored, identity_columns, ranges_of
 from holdfast.backend.datasets.raw import Kept, Staged
 from holdfast.backend.datasets.tables import Part
+from holdfast.backend.pipelines.derived import derived_tables, root_of, typed_links
 from holdfast.backend.records import DatasetVersion, RawFile, RawTable, new_id
 from holdfast.backend.settings import ColumnSettings, Settings, TableSettings
 from holdfast.core.prepare import (
@@ -87,7 +88,7 @@ class _Outcome:
 
 
 def rules_of(settings: Settings) -> dict[str, TableRule]:
-    """What the project file says of each table, in the words of `core.prepare`."""
+    """What the project file says of each delivered table, in the words of `core.prepare`."""
     return {
         name: TableRule(
             name,
@@ -96,10 +97,11 @@ def rules_of(settings: Settings) -> dict[str, TableRule]:
             table.known_rule,
             table.known or table.known_rule.kind,
             table.delivery,
-            table.links,
+            settings.links_of(name),
             {column: _declared(name, column, said) for column, said in table.columns.items()},
         )
         for name, table in settings.tables.items()
+        if table.from_ is None
     }
 
 
@@ -154,10 +156,14 @@ def apply_delivery(
     if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
         datasets.raw.discard(loaded.staged)
         said = f"{period.name} is already part of {base.version}, with the same files"
+        if draft := _rederived(datasets, settings, base, note, author):
+            version = datasets.commit(draft)
+            told = f"{said}; the derived tables of the project file are new"
+            return IngestResult(version, True, period.name, version.report, (*loaded.notes, told))
         return IngestResult(base, False, period.name, {}, (*loaded.notes, said))
     work = _Work(datasets, settings, rules, loaded, base)
     work.check_tables()
-    for name in _parents_first(rules):
+    for name in _parents_first(settings, rules):
         if name in work.claimed:
             work.prepare(name)
     work.count_unknown_parents()
@@ -169,12 +175,33 @@ def apply_delivery(
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
 
 
-def _parents_first(rules: Mapping[str, TableRule]) -> list[str]:
+def _rederived(datasets: Datasets, settings: Settings, base: DatasetVersion, note: str, author: str) -> Draft | None:
+    """The version of the same data with the derived tables that the project file asks for now; None if it has them."""
+    schema, contract = datasets.schema(base.id), datasets.contract(base.id)
+    delivered = {
+        name: replace(table, links=settings.links_of(name) if name in settings.tables else table.links)
+        for name, table in schema.tables.items()
+        if not table.source
+    }
+    made = derived_tables(settings, delivered, schema.tables)
+    now = {name: schema.tables[name] for name in schema.tables if schema.tables[name].source}
+    if {name: table for name, (table, _) in made.items()} == now:
+        return None
+    tables = delivered | {name: table for name, (table, _) in made.items()}
+    rules = {name: contract[name] for name in delivered} | {name: rule for name, (_, rule) in made.items()}
+    after = Schema(tables, schema.timezone)
+    rows = {name: base.rows[name] for name in delivered} | datasets.count_derived(after, base.id)
+    report = {"tables": {}, "notes": ["the same data, with the derived tables that the project file asks for"]}
+    return Draft(base, base.period, after, rules, rows, (), note or "derived tables changed", author, report=report)
+
+
+def _parents_first(settings: Settings, rules: Mapping[str, TableRule]) -> list[str]:
     """Tables so that links point back; tables in a circle of links as they come."""
+    parents = {name: {root for _, root, _ in typed_links(settings, name)} for name in rules}
     order: list[str] = []
     rest = list(rules)
     while rest:
-        free = [name for name in rest if all(p in order or p == name for p in rules[name].links.values())]
+        free = [name for name in rest if all(p in order or p == name for p in parents[name])]
         order += free or rest[:1]
         rest = [name for name in rest if name not in order]
     return order
@@ -192,6 +219,7 @@ class _Work:
         base: DatasetVersion | None,
     ) -> None:
         self._datasets = datasets
+        self._settings = settings
         self._timezone = settings.timezone
         self._rules = rules
         self._loaded = loaded
@@ -199,7 +227,7 @@ class _Work:
         self._schema = Schema.from_dict(base.schema) if base else Schema({}, settings.timezone)
         self._contract: dict[str, TableContract] = datasets.contract(base.id) if base else {}
         self._history = datasets.files(base.id) if base else []
-        self._parents = {parent for rule in rules.values() for parent in rule.links.values()}
+        self._parents = {root_of(settings, parent) for name in rules for parent in settings.tables[name].links.values()}
         self._outcomes: dict[str, _Outcome] = {}
         self.claimed = claims(settings, loaded.staged)
         self.delivery = datasets.raw.name(loaded.staged, loaded.period.name)
@@ -247,7 +275,9 @@ class _Work:
         for file in self._loaded.staged.files:
             if file.name not in known:
                 self.notes.append(f"no table claims {file.name}; it is kept with the raw files")
-        self.notes += [f"table {name} is no longer declared" for name in self._schema.tables if name not in self._rules]
+        self.notes += [
+            f"table {name} is no longer declared" for name in self._schema.tables if name not in self._settings.tables
+        ]
 
     def _unchanged(self, files: Sequence[Kept]) -> bool:
         before = {file.name: file.sha256 for file in self._history if file.period == self._loaded.period.name}
@@ -295,11 +325,11 @@ class _Work:
 
     def _link_types(self, rule: TableRule) -> dict[str, DType]:
         types = {}
-        for column, parent in rule.links.items():
+        for column, parent, key in typed_links(self._settings, rule.name):
             table = self._outcomes[parent].delivered.table if parent in self._outcomes else None
             table = table or self._schema.tables.get(parent)
             if table:
-                types[column] = table.column(table.key[0]).dtype
+                types[column] = table.column(key).dtype
         return types
 
     def _changes(self, rule: TableRule, delivered: Delivered) -> _Outcome:
@@ -354,7 +384,7 @@ class _Work:
         for name, outcome in self._outcomes.items():
             found = {}
             rows = outcome.delivered.rows
-            for column, parent in self._rules[name].links.items():
+            for column, parent in self._settings.tables[name].links.items():
                 values = rows[column].drop_null()
                 unknown = values.filter(pc.invert(_is_in(values, self._current_keys(parent, values.type))))
                 if len(unknown):
@@ -366,17 +396,18 @@ class _Work:
 
     def _current_keys(self, name: str, kind: pa.DataType) -> pa.Array:
         """Keys of the rows of a table that are current once this delivery is applied."""
-        outcome = self._outcomes.get(name)
+        key = self._settings.tables[name].key[0]
+        root = root_of(self._settings, name)
+        outcome = self._outcomes.get(root)
         if outcome is None:
-            table = self._schema.tables.get(name)
+            table = self._schema.tables.get(root)
             if table is None:
                 return pa.nulls(0, kind)
             stored = self._datasets.last_states(self._base.id if self._base else None, table)
-            return stored.rows[table.key[0]].filter(pa.array(~stored.removed)).combine_chunks()
-        stored, key = outcome.stored, outcome.delivered.table.key[0]
-        stay = ~stored.removed
+            return stored.rows[key].filter(pa.array(~stored.removed)).combine_chunks()
+        stay = ~outcome.stored.removed
         stay[outcome.changes.removed] = False
-        parts = [stored.rows[key].filter(pa.array(stay)), outcome.delivered.rows[key]]
+        parts = [outcome.stored.rows[key].filter(pa.array(stay)), outcome.delivered.rows[key]]
         return pa.concat_arrays([part.combine_chunks() for part in parts])
 
     def check_limit(self) -> None:
@@ -432,12 +463,16 @@ class _Work:
                 rows[name] = before.get(name, 0) + len(outcome.changes.added) - len(outcome.changes.removed)
             elif name in self._schema.tables:
                 tables[name], contract[name], rows[name] = self._schema.tables[name], self._contract[name], before[name]
+        for name, (table, rule) in derived_tables(self._settings, tables, self._schema.tables).items():
+            tables[name], contract[name] = table, rule
+        schema = Schema(tables, self._timezone)
+        rows |= self._datasets.count_derived(schema, self._base.id if self._base else None, parts)
         quarantine = [outcome.quarantine for outcome in self._outcomes.values()]
         newest, period = self._newest(), self._loaded.period
         return Draft(
             self._base,
             newest.name if newest and newest.end > period.end else period.name,
-            Schema(tables, self._timezone),
+            schema,
             contract,
             rows,
             parts,

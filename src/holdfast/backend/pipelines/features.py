@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
-from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns
+from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.pipelines.computing import Job, compute_values
+from holdfast.backend.pipelines.encoding import fit_encoding
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.core.features.definitions import FeatureSet, Kind
-from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
-from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
+from holdfast.core.schema import KNOWN_FROM, DType, Schema
 from holdfast.core.timeline import Period, parse_instant
 from holdfast.errors import ConfigError, ConflictError, NotFoundError
 
@@ -135,7 +135,8 @@ def build_matrix(
     folder: str | None = "" if name == next(iter(settings.targets)) else escape(name)
     if question.dataset.id != datasets.get().id:
         folder = None
-    record = features.save_matrix(matrix, Encoding.fit(frame, question.parts == TRAIN), folder)
+    encoding = fit_encoding(settings, result.feature_set, frame, question.parts == TRAIN)
+    record = features.save_matrix(matrix, encoding, folder, settings.features.formats)
     shutil.rmtree(folder_of_parts, ignore_errors=True)
     report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
     return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late, reused)
@@ -151,10 +152,16 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
             where={"key": "timezone"},
             hint="Change the project file back, or start a new project.",
         )
+    for table in (target.entity_table, target.from_):
+        if table not in schema.tables:
+            raise NotFoundError(
+                f"the data {dataset.version} have no table {table!r}",
+                where={"key": f"targets.{name}"},
+                hint="A table that was added to the project file comes with the next import: repeat the last one.",
+            )
     tables = datasets.read(dataset.id)
-    current = {name: data.filter(pc.is_null(data.column(KNOWN_TO))) for name, data in tables.items()}
     end = Period.parse(dataset.period, settings.timezone).end
-    asked = ask(schema, current, name, target, default_cutoff=end)
+    asked = ask(schema, tables, name, target, end)
     parts, late = split_rows(settings, asked.entities, asked.cutoffs, asked.labels, asked.label_known)
     return _Question(name, target, dataset, schema, tables, asked, parts, int(late.sum()))
 
@@ -170,9 +177,9 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         conditions=_conditions(question, settings, horizon),
         limit=rule.max,
         include=rule.include,
-        exclude=rule.exclude,
+        exclude=(*rule.exclude, *((target.from_,) if only_asks(question.schema, target) else ())),
         hidden=hidden,
-        calendar=target.cutoff is not None,
+        calendar=target.cutoff is not None or target.every is not None,
         include_cutoff=rule.include_cutoff,
     )
     made: Synthesis = synthesise(

@@ -26,6 +26,12 @@ _WORDS = {
     "features.include": "features that survive max; formulas of further ones",
     "features.exclude": "never these tables, columns, features: [businesses.name]",
     "features.include_cutoff": "see rows at the very cutoff: mostly a leak",
+    "features.missing": "null becomes: {pattern: keep, median, unknown, or a constant}",
+    "features.aliases": "other names: {feature: [name]}",
+    "features.strict": "true: repair nothing at prediction",
+    "features.transforms": "yeo_johnson, one_hot, interactions ...",
+    "features.selection": "constant, mutual_information, rfe ...",
+    "features.formats": "of the matrix: pkl, parquet, h5",
     "split.by": "time, random, stratified or group",
     "split.parts": "train, validate, test; for time without the bounds below",
     "split.train": 'for time: "< 2016-01-01"',
@@ -62,6 +68,8 @@ tables:
     #   score: {type: float, nullable: true, min: 0, max: 100, unit: points, description: "..."}
     #   state: {values: [new, old], pattern: "...", aliases: [status]}
     #   day: {type: time, format: "%d.%m.%Y"}
+  # A table may also derive from another one: its rows are the values of a column, with columns that belong to them.
+  # towns: {from: customers, key: town, columns: [country]}
 """
 _TARGETS = """\
 # What is predicted: one row is one entity at one cutoff; features see only what was known strictly before it.
@@ -73,6 +81,8 @@ _TARGETS = """\
 #     # entity: customers       # the table that is predicted about; `from` links to it
 #     # cutoff: date            # the column that says when the question is asked
 #     # context: [type]         # columns of the asking row that are known beforehand
+#     # every: month            # instead of `from` and `cutoff`: each entity is asked as a month (week, 7d ...) begins
+#     # horizon: 1mo            # with `every`: how far the label looks ahead, from `cutoff` to `cutoff_end`
 #     # task: binary            # binary, multiclass, regression; multilabel with several `labels: {name: SQL}`
 #     # label_known: date       # when the label becomes known
 """

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from holdfast.core.derive import with_derived
 from holdfast.core.features.definitions import FeatureSet, Kind
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.frame import FeatureFrame
@@ -81,14 +82,15 @@ class StoredData:
     def merged(self, given: Mapping[str, pa.Table]) -> World:
         """The world of the stored rows and `given` ones, known as these say, else always.
 
-        A given row takes the place of all stored states of its key.
+        A given row takes the place of all stored states of its key. Derived tables follow.
         """
         tables = dict(self.tables)
         for name, rows in given.items():
             if rows.num_rows:
                 table = self.schema.table(name)
                 tables[name] = _united(table, tables[name], rows) if name in tables else rows
-        return World.build(self.schema, tables)
+        changed = [name for name, rows in given.items() if rows.num_rows]
+        return World.build(self.schema, with_derived(self.schema, tables, changed))
 
 
 def _united(table: Table, stored: pa.Table, given: pa.Table) -> pa.Table:
@@ -136,6 +138,9 @@ def check_schema(feature_set: FeatureSet, schema: Schema) -> None:
                 f" {_listed(table.key)} and the time {table.time or 'none'}",
                 table=name,
             )
+        if table.source != was.source:
+            one, other = (f"derived from {t.source!r}" if t.source else "delivered" for t in (was, table))
+            raise _conflict(f"table {name!r} was {one} and is {other}", table=name)
         for column in sorted(needed):
             if column not in table.names:
                 raise _conflict(f"table {name!r} has no column {column!r} any more", table=name, column=column)

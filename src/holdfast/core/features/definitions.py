@@ -9,7 +9,7 @@ A feature describes one row of `table` (for the top level: the entity) at a cuto
 - AGGREGATE  a primitive over the child rows behind `link` that are visible at the cutoff, happened within `window`
              and meet `condition`, of the input feature of each (none for COUNT and the TIME_SINCE_* primitives)
 - TRANSFORM  a primitive of the input features of the same row
-- WITHIN     a primitive of the input feature of the row and of the rows before it that have the same parent behind `link`
+- WITHIN     a primitive of the input feature, of the row among the rows before it of the same parent behind `link`
 
 Names follow Featuretools: `MEAN(inspections.Score, 90d)`, `COUNT(violations WHERE risk_category = High Risk)`,
 `QUANTILE(orders.total, q=0.9)`, `DIFF(total BY customer_id)`.

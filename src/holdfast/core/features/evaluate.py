@@ -1,18 +1,19 @@
 """The one evaluator: definitions at (entity, cutoff) pairs over a world.
 
-`Evaluator` compiles the definitions to a plan (`plan`) once, and runs it (`stages`) over the asked rows, in chunks.
+`Evaluator` compiles the definitions to a plan (`plan`) once, and runs it (`stages`).
 """
 
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
+from holdfast.core.features.columns import NULL_TIME, categories_of, floats_of, instants_of
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.plan import compile_plan, is_code
@@ -21,25 +22,20 @@ from holdfast.core.features.stages import (
     Place,
     Subject,
     Values,
-    empty_subject,
     prepare,
     rows_as_of,
     run_stage,
-    visiting,
 )
-from holdfast.core.features.world import NULL_TIME, World, categories_of, floats_of, instants_of
-from holdfast.core.schema import DType
+from holdfast.core.features.world import World
+from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
 __all__ = ["Evaluator", "evaluate", "frozen", "visible_rows"]
 
 Ints = npt.NDArray[np.int64]
-_CELLS = 8_000_000
-"""Values held at once by the stages of a chunk of asked rows: bounds memory, not results."""
 _SMALL = 50_000
-"""Values below which threads cost more than they bring."""
+"""Rows, of tables and asked ones, below which threads cost more than they bring."""
 _NO_MASK = np.zeros(0, np.uint8)
-_NO_INTS = np.zeros(0, np.int64)
 
 
 class Evaluator:
@@ -49,6 +45,7 @@ class Evaluator:
         self.feature_set = feature_set
         self.plan = compile_plan(feature_set)
         names = feature_set.names
+        self._slots = [(f.name, is_code(f), self.plan.slots[f]) for f in feature_set.features]
         self._dtypes = dict(zip(names, (feature.dtype for feature in feature_set.features), strict=True))
         self._units = dict(zip(names, (feature.unit for feature in feature_set.features), strict=True))
         self._words = dict(zip(names, (feature.describe() for feature in feature_set.features), strict=True))
@@ -62,17 +59,20 @@ class Evaluator:
             raise InputError(f"{len(entities)} entities but {len(cutoffs)} cutoffs")
         codes = world.codes(self.feature_set.entity, entities)
         moments = np.ascontiguousarray(frozen(self.feature_set, cutoffs), np.int64)
-        asked = _Asked(self, world, codes, moments, given)
-        return self._frame(asked.run(), len(entities))
+        large = sum(len(table) for table in world.tables.values()) + len(codes) > _SMALL
+        with ThreadPoolExecutor(os.cpu_count() or 1) if large else nullcontext() as pool:
+            if pool:
+                prepare(world, self.plan, pool)
+            place = Place(world, self.feature_set.include_cutoff, pool)
+            rows = rows_as_of(place, self.feature_set.entity, codes, moments)
+            subject = run_stage(self.plan, place, Pairs(rows, codes, moments), given)
+        return self._frame(subject, len(entities))
 
     def _frame(self, subject: Subject, rows: int) -> FeatureFrame:
-        columns: dict[str, npt.NDArray[np.float64] | Categories] = {}
-        for name, feature in zip(self.feature_set.names, self.feature_set.features, strict=True):
-            slot = self.plan.slots[feature]
-            if is_code(feature):
-                columns[name] = Categories(subject.codes[slot], subject.words[slot])
-            else:
-                columns[name] = subject.numbers[slot]
+        numbers, codes, words = subject.numbers, subject.codes, subject.words
+        columns: dict[str, npt.NDArray[np.float64] | Categories] = {
+            name: Categories(codes[slot], words[slot]) if coded else numbers[slot] for name, coded, slot in self._slots
+        }
         return FeatureFrame(rows, columns, self._dtypes, self._units, self._words)
 
 
@@ -97,68 +97,6 @@ def frozen(feature_set: FeatureSet, cutoffs: Ints) -> Ints:
     return cutoffs if feature_set.frozen_at is None else np.minimum(cutoffs, feature_set.frozen_at)
 
 
-@dataclass
-class _Asked:
-    """All asked rows: evaluated in chunks that hold few enough values, on all cores."""
-
-    evaluator: Evaluator
-    world: World
-    codes: Ints
-    cutoffs: Ints
-    context: Mapping[str, Values]
-
-    def run(self) -> Subject:
-        plan = self.evaluator.plan
-        weights = self._weights()
-        total = int(weights.sum())
-        if total < _SMALL or len(weights) < 2:
-            return self._subject(slice(None))
-        prepare(self.world, plan)
-        # Rows of one entity together, so that its cutoffs share their passes.
-        order = visiting(self.codes, self.cutoffs, self.world.size(plan.table))
-        threads = os.cpu_count() or 1
-        count = max(threads, -(-total // _CELLS))
-        ends = np.searchsorted(np.cumsum(weights[order]), np.arange(1, count) * (total / count))
-        parts = [part for part in np.split(order, ends) if len(part)]
-        out = empty_subject(plan, len(self.codes))
-
-        def one(part: Ints) -> None:
-            found = self._subject(part)
-            out.numbers[:, part] = found.numbers
-            out.codes[:, part] = found.codes
-            out.words.update(found.words)
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, parts))
-        return out
-
-    def _subject(self, part: Ints | slice) -> Subject:
-        feature_set = self.evaluator.feature_set
-        codes, cutoffs = self.codes[part], self.cutoffs[part]
-        place = Place(self.world, feature_set.include_cutoff)
-        rows = rows_as_of(place, feature_set.entity, codes, cutoffs)
-        context = {name: _sliced(values, part) for name, values in self.context.items()}
-        return run_stage(self.evaluator.plan, place, Pairs(rows, codes, cutoffs), context)
-
-    def _weights(self) -> Ints:
-        """How many values each asked row makes over all stages, roughly."""
-        plan, world = self.evaluator.plan, self.world
-        weights = np.full(len(self.codes), max(plan.cells, 1), np.int64)
-        for children in plan.children:
-            if children.stage is not None:
-                index = world.index(children.link)
-                windows = children.windows[children.widest : children.widest + 1] if children.widest >= 0 else _NO_INTS
-                start, hi, lo, _ = kernels.ranges(
-                    self.codes, self.cutoffs, windows, True, index.offsets, index.times, _NO_MASK
-                )
-                weights += (hi - (lo[0] if len(lo) else start)) * children.stage.cells
-        return weights
-
-
-def _sliced(values: Values, part: Ints | slice) -> Values:
-    return Categories(values.codes[part], values.values) if isinstance(values, Categories) else values[part]
-
-
 def visible_rows(
     feature_set: FeatureSet, world: World, entity: pa.Array, cutoff: int
 ) -> dict[str, list[tuple[str, int]]]:
@@ -166,64 +104,68 @@ def visible_rows(
 
     `entity` is an Arrow array of one key. Only tables that the features read, at any depth.
     """
-    place, found = Place(world, feature_set.include_cutoff), dict[str, set[tuple[str, int]]]()
     cutoff = cutoff if feature_set.frozen_at is None else min(cutoff, feature_set.frozen_at)
+    trace = _Trace(Place(world, feature_set.include_cutoff), cutoff)
     codes = world.codes(feature_set.entity, entity)
-    rows = rows_as_of(place, feature_set.entity, codes, np.array([cutoff], np.int64))
-    for feature in dict.fromkeys(feature_set.features):
-        _collect(place, feature, rows, codes, cutoff, found)
-    return {table: sorted(rows) for table, rows in sorted(found.items())}
+    rows = rows_as_of(trace.place, feature_set.entity, codes, np.array([cutoff], np.int64))
+    for feature in feature_set.features:
+        trace.collect(feature, rows, codes)
+    return {table: sorted(rows) for table, rows in sorted(trace.found.items())}
 
 
-def _collect(
-    place: Place, feature: Feature, rows: Ints, codes: Ints, cutoff: int, found: dict[str, set[tuple[str, int]]]
-) -> None:
-    """What one feature of the rows of a table sees; `codes` are their keys'."""
-    world, link = place.world, feature.link
-    if feature.kind is Kind.COLUMN or (feature.kind is Kind.DIRECT and link):
-        found.setdefault(feature.table, set()).update(world.tables[feature.table].sources(rows[rows >= 0]))
-    if feature.kind is Kind.DIRECT and link:
-        linked = world.link_codes(link)
-        codes = linked[rows[rows >= 0]]
-        rows = rows_as_of(place, link.parent, codes, np.full(len(codes), cutoff, np.int64))
-    elif feature.kind is Kind.AGGREGATE and link:
-        rows, codes = _children(place, feature, codes, cutoff)
-        found.setdefault(link.child, set()).update(world.tables[link.child].sources(rows))
-    elif feature.kind is Kind.WITHIN and link:
-        found.setdefault(link.child, set()).update(
-            world.tables[link.child].sources(_before(place, feature, rows, cutoff))
+class _Trace:
+    """Collects the raw rows that features see at one cutoff."""
+
+    def __init__(self, place: Place, cutoff: int) -> None:
+        self.place = place
+        self.cutoff = cutoff
+        self.found: dict[str, set[tuple[str, int]]] = {}
+
+    def collect(self, feature: Feature, rows: Ints, codes: Ints) -> None:
+        """What a feature of rows of its table sees; `codes` are the rows' keys'."""
+        world, link = self.place.world, feature.link
+        if feature.kind in (Kind.COLUMN, Kind.DIRECT):
+            self._see(feature.table, rows[rows >= 0])
+        if feature.kind is Kind.DIRECT and link:
+            codes = world.link_codes(link)[rows[rows >= 0]]
+            rows = rows_as_of(self.place, link.parent, codes, np.full(len(codes), self.cutoff, np.int64))
+        elif feature.kind is Kind.AGGREGATE and link:
+            rows, codes = self._children(feature, link, codes)
+            self._see(link.child, rows)
+        elif feature.kind is Kind.WITHIN and link:
+            self._see(link.child, self._before(link, rows))
+        for inner in feature.inputs:
+            self.collect(inner, rows, codes)
+
+    def _see(self, table: str, rows: Ints) -> None:
+        self.found.setdefault(table, set()).update(self.place.world.tables[table].sources(rows))
+
+    def _children(self, feature: Feature, link: Link, codes: Ints) -> tuple[Ints, Ints]:
+        """The child rows that an aggregate sees, and the codes of their own keys (none where the table has no key)."""
+        world = self.place.world
+        index, moments = world.index(link), np.full(len(codes), self.cutoff, np.int64)
+        windows = np.array([feature.window] if feature.window else [], np.int64)
+        start, hi, lo, odd = ranges.ranges(
+            codes, moments, windows, self.place.inclusive, index.offsets, index.times, index.odd
         )
-    for inner in feature.inputs:
-        _collect(place, inner, rows, codes, cutoff, found)
+        mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
+        begin = lo[0] if len(lo) else start
+        seen = (begin, hi, moments, odd, index.known_from, index.known_to, mask)
+        _, _, positions = ranges.visible(np.arange(len(hi)), *seen)
+        rows = index.order[positions]
+        return rows, world.key_codes(link.child)[rows] if world.keyed(link.child) else np.full(len(rows), -1)
 
-
-def _children(place: Place, feature: Feature, codes: Ints, cutoff: int) -> tuple[Ints, Ints]:
-    """The child rows that an aggregate sees, and the codes of their own keys (none where the table has no key)."""
-    world, link = place.world, feature.link
-    assert link is not None
-    index, moments = world.index(link), np.full(len(codes), cutoff, np.int64)
-    windows = np.array([feature.window] if feature.window else [], np.int64)
-    start, hi, lo, odd = kernels.ranges(codes, moments, windows, place.inclusive, index.offsets, index.times, index.odd)
-    mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
-    begin = lo[0] if len(lo) else start
-    _, positions = kernels.visible(begin, hi, moments, odd, index.known_from, index.known_to, mask)
-    rows = index.order[positions]
-    keyed = len(world.schema.table(link.child).key) == 1
-    return rows, world.key_codes(link.child)[rows] if keyed else np.full(len(rows), -1, np.int64)
-
-
-def _before(place: Place, feature: Feature, rows: Ints, cutoff: int) -> Ints:
-    """The rows before each of the rows that have the same parent."""
-    link = feature.link
-    assert link is not None
-    index, places = place.world.index(link), place.world.places(link)
-    here = places[rows[rows >= 0]]
-    here = here[here >= 0]
-    begin = index.offsets[np.searchsorted(index.offsets, here, side="right") - 1]
-    moments = np.full(len(here), cutoff, np.int64)
-    odd = np.full(len(here), len(index.odd) > 0, np.uint8)
-    _, positions = kernels.visible(begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
-    return np.asarray(index.order[positions])
+    def _before(self, link: Link, rows: Ints) -> Ints:
+        """The rows before each of the rows that have the same parent."""
+        index, places = self.place.world.index(link), self.place.world.places(link)
+        here = places[rows[rows >= 0]]
+        here = here[here >= 0]
+        begin = index.offsets[np.searchsorted(index.offsets, here, side="right") - 1]
+        moments = np.full(len(here), self.cutoff, np.int64)
+        odd = np.full(len(here), len(index.odd) > 0, np.uint8)
+        seen = (begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
+        _, _, positions = ranges.visible(np.arange(len(here)), *seen)
+        return np.asarray(index.order[positions])
 
 
 def _context(feature_set: FeatureSet, given: Mapping[str, pa.Array], rows: int) -> dict[str, Values]:

@@ -23,7 +23,7 @@ _TAKES = {
     Input.CATEGORY: "categories",
     Input.ANY: "numbers, truth values and categories",
     Input.TEXT: "text",
-    Input.TIME: "times",
+    Input.TIME: "a time",
 }
 
 
@@ -66,7 +66,7 @@ def make_feature(
 ) -> Feature:
     """The feature that applies a primitive. ConfigError when the inputs or parameters do not fit it."""
     if len(inputs) != len(primitive.takes):
-        wanted = {0: "no column, only a table", 1: "one column"}.get(len(primitive.takes), "two columns")
+        wanted = {0: "no column, only a table", 1: "a column"}.get(len(primitive.takes), "two columns")
         raise ConfigError(f"{primitive.name} takes {wanted}{': table.column' if primitive.takes else ''}")
     for kind, inner in zip(primitive.takes, inputs, strict=True):
         if not kind.takes(inner.dtype):

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
 from holdfast.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ def run_own(own: "Own", found: "Range", out: Floats) -> None:
     """Compute a user's aggregate into its row of `out` float64 [slots, n]. InputError when its code fails."""
     begin = found.start if own.window < 0 else found.lo[own.window]
     mask = found.masks[own.condition] if own.condition >= 0 else _NO_MASK
-    starts, positions = kernels.visible(
-        begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, mask
+    first, last, positions = ranges.visible(
+        found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, mask
     )
     values = np.stack([found.numbers[source][positions] for source in own.inputs])
     null = np.isnan(values).any(axis=0)
     if null.any():
         before = np.concatenate(([0], np.cumsum(~null)))
-        starts, values = before[starts], np.ascontiguousarray(values[:, ~null])
+        first, last, values = before[first], before[last], np.ascontiguousarray(values[:, ~null])
     empty = math.nan if own.primitive.empty is None else own.primitive.empty
-    for i in range(len(starts) - 1):
-        columns = values[:, starts[i] : starts[i + 1]]
+    for i in found.perm:
+        columns = values[:, first[i] : last[i]]
         out[own.slot, i] = _called(own.feature, tuple(columns)) if columns.shape[1] else empty
 
 

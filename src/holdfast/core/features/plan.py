@@ -22,6 +22,11 @@ __all__ = ["Children", "Loops", "Own", "Program", "Quantiles", "Stage", "Step", 
 Ints = npt.NDArray[np.int64]
 _SAME_AS = {"PERCENT_TRUE": "MEAN", "NUM_TRUE": "SUM", "ANY": "MAX", "ALL": "MIN"}
 """Primitives of truth values that are a statistic of their 0 and 1."""
+_NEEDS = {
+    bit: {NUMBER_STATISTICS.index(name) for name in names}
+    for bit, names in {1: ("VARIANCE", "STD", "SKEW", "TREND"), 2: ("SKEW",), 4: ("TREND",)}.items()
+}
+"""What the loop over numbers must keep for a statistic."""
 _QUANTILES = {"MEDIAN": 0.5, "QUANTILE": None}
 
 
@@ -32,10 +37,15 @@ def is_code(feature: Feature) -> bool:
 
 @dataclass(frozen=True)
 class Program:
-    """One call of a loop: `which` int64 [series, 2] and `slots` int64 [windows, series, statistics]; see `kernels`."""
+    """One call of a loop: `which` int64 [series, 2], `slots` int64 [windows, series, statistics] and, of numbers, what
+    each series `needs`; see `kernels`.
+    """
 
     which: Ints
     slots: Ints
+    needs: npt.NDArray[np.uint8]
+    coded: tuple[tuple[int, int], ...]
+    """Slots that take categories, with the source that they are of."""
 
 
 @dataclass(frozen=True)
@@ -300,4 +310,7 @@ def _program(entries: list[tuple[int, int, int, int, int]], windows: int, statis
     slots = np.full((windows, len(series), statistics), -1, np.int64)
     for window, source, condition, statistic, slot in entries:
         slots[window, places[source, condition], statistic] = slot
-    return Program(np.array(series, np.int64), slots)
+    asked = [{entry[3] for entry in entries if entry[1:3] == pair} for pair in series]
+    needs = [sum(bit for bit, names in _NEEDS.items() if names & statistics_of) for statistics_of in asked]
+    coded = tuple((slot, source) for _, source, _, statistic, slot in entries if statistic not in (2, 3))
+    return Program(np.array(series, np.int64), slots, np.array(needs, np.uint8), coded)

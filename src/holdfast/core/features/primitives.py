@@ -101,7 +101,9 @@ _AGGREGATES = (
     Primitive("NUM_UNIQUE", _C, DType.INT, "number of different {0}", unit=""),
     Primitive("MODE", _C, DType.CATEGORY, "most frequent {0}", unit=""),
     Primitive("PERCENT_TRUE", _T, _F, "share of true {0}", unit=""),
-    Primitive("TIME_SINCE_LAST", (), _F, "time since the latest of {0}", "s", windowed=False, timed=True),
+    Primitive(
+        "TIME_SINCE_LAST", (), _F, "time since the latest of {0}", "s", windowed=False, conditional=True, timed=True
+    ),
     Primitive("TIME_SINCE_FIRST", (), _F, "time since the first of {0}", "s", windowed=False, timed=True),
 )
 _FURTHER = (
@@ -115,7 +117,9 @@ _FURTHER = (
     Primitive("MEDIAN", _N, _F, "median of {0}"),
     Primitive("QUANTILE", _N, _F, "{q} quantile of {0}", parameters={"q": 0.9}),
     Primitive("ENTROPY", _C, _F, "entropy of {0}", unit=""),
-    Primitive("N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent {0}", unit="", parameters={"n": 2}),
+    Primitive(
+        "N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent {0}", unit="", parameters={"n": 2}
+    ),
 )  # fmt: skip
 _CALENDAR = (
     Primitive("YEAR", _D, DType.INT, "year of {0}", "", _TRANSFORM),

@@ -20,11 +20,17 @@ def typed_rows(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) 
     A column that a row leaves out is null; times are ISO 8601, naive ones in the schema's time zone. Rows are known as
     their table's rule says where the row itself tells (`event`, `event + 3d`, a column), else always. InputError,
     naming table, row (0-based) and column: an unknown table or column, a value of another type, NaN or infinity, no
-    key, a key for the second time, or no time where the table has one.
+    key, a key for the second time, or no time where the table has one; rows of a table that derives from another one.
     """
     tables = {}
     for name, records in rows.items():
         table = schema.table(name)
+        if table.source in schema.tables:
+            raise InputError(
+                f"rows of {name!r} are not sent: they derive from those of {table.source!r}",
+                where={"table": name},
+                hint=f"Send the rows of {table.source!r} that mention them.",
+            )
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Sequence):
             raise InputError("the rows of a table must be a list of objects", where={"table": name})
         for number, record in enumerate(records):

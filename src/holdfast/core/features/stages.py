@@ -4,23 +4,23 @@ The stage of the entity's rows, below it those of parents (their state as of the
 row that is visible at the cutoff): computed from the inside out by the loops of `kernels`.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features import kernels
+from holdfast.core.features import kernels, ranges
+from holdfast.core.features.columns import NULL_TIME
 from holdfast.core.features.definitions import Feature, Kind
 from holdfast.core.features.frame import Categories
 from holdfast.core.features.own import run_own
 from holdfast.core.features.plan import Children, Loops, Program, Stage, is_code
 from holdfast.core.features.steps import run_step
-from holdfast.core.features.world import NULL_TIME, World
+from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 
 __all__ = ["Pairs", "Place", "Range", "Subject", "Values", "empty_subject", "prepare", "rows_as_of", "run_stage",
@@ -35,6 +35,8 @@ Values = Floats | Ints | Categories
 _NO_INTS = np.zeros(0, np.int64)
 _NO_BYTES = np.zeros(0, np.uint8)
 _NO_LO = np.zeros((0, 0), np.int64)
+_CELLS = 4_000_000
+"""Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
 _NO_MASKS = np.zeros((0, 0), np.uint8)
 Jobs = dict[tuple[object, ...], Callable[[], object]]
 
@@ -45,6 +47,8 @@ class Place:
 
     world: World
     inclusive: bool
+    pool: ThreadPoolExecutor | None = None
+    """Threads for what is large; those that run in it have none themselves."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def empty_subject(stage: Stage, rows: int) -> Subject:
 def rows_as_of(place: Place, table: str, codes: Ints, cutoffs: Ints) -> Ints:
     """The row that each key's state was in as of its cutoff; -1 for none."""
     states = place.world.states(table)
-    found = kernels.as_of(
+    found = ranges.as_of(
         codes, cutoffs, place.inclusive, states.offsets, states.known_from, states.known_to, states.times
     )
     return np.where(found >= 0, states.order[found], -1) if len(states.order) else np.asarray(found)
@@ -105,7 +109,7 @@ def visiting(codes: Ints, cutoffs: Ints, size: int) -> Ints:
         return np.arange(n)
     if size > 8 * n:
         return np.lexsort((cutoffs, codes))
-    order, _ = kernels.sort_blocks(codes + 1, cutoffs, size + 1)
+    order, _, _ = ranges.sort_blocks(codes + 1, cutoffs, size + 1)
     return np.asarray(order)
 
 
@@ -143,7 +147,7 @@ def _put(subject: Subject, dtype: DType, slot: int, values: Values, rows: Ints |
     elif rows is None:
         subject.numbers[slot] = values
     else:
-        kernels.take_numbers(values, rows, subject.numbers[slot])
+        ranges.take_numbers(values, rows, subject.numbers[slot])
 
 
 def _key_codes(world: World, table: str, rows: Ints) -> Ints:
@@ -176,7 +180,7 @@ def _from_parent(
 def _distinct(codes: Ints, cutoffs: Ints, size: int) -> tuple[Ints, Ints]:
     """One position of each distinct (code, cutoff), and for each pair which of them is its."""
     many = size > 8 * len(codes)
-    order = np.lexsort((cutoffs, codes)) if many else kernels.sort_blocks(codes + 1, cutoffs, size + 1)[0]
+    order = np.lexsort((cutoffs, codes)) if many else ranges.sort_blocks(codes + 1, cutoffs, size + 1)[0]
     one, two = codes[order], cutoffs[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = (one[1:] != one[:-1]) | (two[1:] != two[:-1])
@@ -190,7 +194,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     world, link = place.world, children.link
     codes, cutoffs, order = asked
     index = world.index(link)
-    start, hi, lo, odd = kernels.ranges(
+    start, hi, lo, odd = ranges.ranges(
         codes, cutoffs, children.windows, place.inclusive, index.offsets, index.times, index.odd
     )
     masks = world.sorted_masks(link, children.conditions) if children.conditions else _NO_MASKS
@@ -199,20 +203,49 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
         world.sorted_numbers(link, children.numbers), world.sorted_codes(link, children.codes),
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
-    _loop(subject, children.stored, found, words)
-    if children.stage is None or children.computed is None:
-        return
     begin = start if children.widest < 0 else lo[children.widest]
-    starts, positions = kernels.visible(begin, hi, cutoffs, odd, index.known_from, index.known_to, _NO_BYTES)
-    rows, moments = kernels.expand(starts, positions, index.order, cutoffs)
-    below = run_stage(children.stage, place, Pairs(rows, None, moments))
-    times = index.times[positions]
+    alone = replace(place, pool=None)
+
+    def run(part: Ints) -> None:
+        here = replace(found, perm=part)
+        _loop(subject, children.stored, here, words)
+        if children.stage is not None and children.computed is not None:
+            inner, names = _below(alone, children, children.stage, here, begin)
+            _loop(subject, children.computed, inner, names)
+
+    parts = _parts(order, hi - begin, children, subject)
+    if place.pool is None or len(parts) == 1:
+        for part in parts:
+            run(part)
+    else:
+        list(place.pool.map(run, parts))
+
+
+def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject) -> list[Ints]:
+    """The visiting order in parts that hold few enough values."""
+    below = children.stage.cells if children.stage else 0
+    cells = int(lengths.sum()) * (1 + below) + len(order) * (len(subject.numbers) + len(subject.codes))
+    if cells <= _CELLS:
+        return [order]
+    weights = np.cumsum(lengths[order] * (1 + below) + len(subject.numbers) + len(subject.codes))
+    ends = np.searchsorted(weights, np.arange(_CELLS, cells, _CELLS))
+    return [part for part in np.split(order, ends) if len(part)]
+
+
+def _below(place: Place, children: Children, stage: Stage, found: Range, begin: Ints) -> tuple[Range, list[list[str]]]:
+    """The children themselves as a stage: their features, as the rows of a range, and the categories of its codes."""
+    index, nothing = place.world.index(children.link), _NO_BYTES
+    start, stop, positions = ranges.visible(
+        found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, nothing
+    )
+    rows, times, moments = ranges.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
+    below = run_stage(stage, place, Pairs(rows, None, moments))
+    lo = ranges.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
-        np.arange(len(codes)), starts[:-1], kernels.grouped(starts, cutoffs, children.windows, times), starts[1:],
-        cutoffs, np.zeros(len(codes), np.uint8), _NO_INTS, _NO_INTS, masks[:, positions] if len(masks) else masks,
-        times, below.numbers, below.codes,
+        found.perm, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
+        found.masks[:, positions] if len(found.masks) else found.masks, times, below.numbers, below.codes,
     )  # fmt: skip
-    _loop(subject, children.computed, inner, [below.words[slot] for slot in range(children.stage.codes)])
+    return inner, [below.words[slot] for slot in range(stage.codes)]
 
 
 def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) -> None:
@@ -224,12 +257,15 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
         if program := loops.rows[side]:
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
-            kernels.numbers(*walk, program.which, found.times, found.numbers, program.slots, subject.numbers)
+            kernels.numbers(
+                *walk, program.which, program.needs, found.times, found.numbers, program.slots,
+                subject.numbers,
+            )  # fmt: skip
         if program := loops.categories[side]:
             _categories(subject, program, walk, found, words)
         if asked := loops.quantiles[side]:
             kernels.quantiles(
-                found.start, found.lo, found.hi, forward, *seen, asked.which, found.numbers, asked.wanted,
+                found.perm, found.start, found.lo, found.hi, forward, *seen, asked.which, found.numbers, asked.wanted,
                 asked.shares, subject.numbers,
             )  # fmt: skip
     for own in loops.own:
@@ -239,24 +275,20 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
 def _categories(
     subject: Subject, program: Program, walk: tuple[Any, ...], found: Range, words: list[list[str]]
 ) -> None:
-    size = max((len(words[source]) for source, _ in program.which), default=0)
+    size = max(len(word) for word in words)
     kernels.categories(*walk, program.which, found.codes, program.slots, subject.numbers, subject.codes, max(size, 1))
-    for window in program.slots:
-        for (source, _), slots in zip(program.which, window, strict=True):
-            for place, slot in enumerate(slots):
-                if slot >= 0 and place not in (2, 3):
-                    subject.words[int(slot)] = words[source]
+    for slot, source in program.coded:
+        subject.words[slot] = words[source]
 
 
-def prepare(world: World, stage: Stage) -> None:
+def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
     """Make all that a plan reads of a large world, on all cores, before threads share it."""
     first: Jobs = {}
     second: Jobs = {}
     _needs(world, stage, first, second)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for jobs in (first, second):
-            for done in [pool.submit(job) for job in jobs.values()]:
-                done.result()
+    for jobs in (first, second):
+        for done in [pool.submit(job) for job in jobs.values()]:
+            done.result()
 
 
 def _needs(world: World, stage: Stage, first: Jobs, second: Jobs) -> None:

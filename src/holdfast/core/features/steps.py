@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.core.features import kernels
+from holdfast.core.features.columns import NULL_TIME
 from holdfast.core.features.own import apply_own
 from holdfast.core.features.primitives import Role
-from holdfast.core.features.world import NULL_TIME
 from holdfast.core.schema import DType
 from holdfast.core.timeline import ZoneOffsets
 
@@ -102,7 +102,7 @@ def _calendar(name: str, moments: Ints, cutoffs: Ints, timezone: str) -> Floats:
     null = moments == NULL_TIME
     safe = np.where(null, 0, moments)
     if name == "IS_NULL":
-        return null.astype(np.float64)
+        return np.asarray(null, np.float64)
     if name == "TIME_SINCE":
         return np.where(null, np.nan, (cutoffs - safe).astype(np.float64) / 1e6)
     local = ZoneOffsets.of(timezone).local(safe)

@@ -16,6 +16,8 @@ __all__ = ["Changes", "current_states", "keyed_changes", "number_equal", "row_id
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_SCATTER = np.int64(-7046029254386353131)
+"""2**64 over the golden ratio, as a signed number: multiplying by it modulo 2**64 can be undone."""
 
 
 def row_ids(tables: Sequence[pa.Table], columns: Sequence[str]) -> list[Ints]:
@@ -28,7 +30,8 @@ def row_ids(tables: Sequence[pa.Table], columns: Sequence[str]) -> list[Ints]:
     for name in columns:
         column = pa.chunked_array([chunk for table in tables for chunk in table[name].chunks], tables[0][name].type)
         codes, count = _codes(column)
-        ids = codes if not ids.any() else _codes(pa.chunked_array([pa.array(ids * count + codes)]))[0]
+        # Scattered by an odd factor, which keeps them apart: evenly spaced numbers collide in Arrow's hash table.
+        ids = codes if not ids.any() else _codes(pa.chunked_array([pa.array((ids * count + codes) * _SCATTER)]))[0]
     return [np.asarray(part) for part in np.split(ids, np.cumsum(lengths)[:-1])]
 
 
