@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Features
@@ -26,6 +27,9 @@ __all__ = ["Job", "compute_values"]
 
 Ints = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
+_LARGE = 1_000_000
+"""Rows of tables below which a world of all of them costs nothing that matters."""
+_SHARE = 10
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,19 @@ def _taken(column: Column, rows: Ints) -> Column:
     return Categories(column.codes[rows], column.values) if isinstance(column, Categories) else column[rows]
 
 
+def _few(some: Questions, asked: Questions) -> bool:
+    """Whether so few of the asked entities are left that selecting their rows costs less than sorting all."""
+    return int(pc.count_distinct(some.entities).as_py()) * _SHARE < int(pc.count_distinct(asked.entities).as_py())
+
+
 def _evaluated(job: Job, feature_set: FeatureSet, asked: Questions) -> FeatureFrame:
-    """Evaluate in one piece where the tables fit into the memory, else by parts."""
+    """Evaluate in one piece where the tables fit into the memory and most rows are needed, else by parts."""
     memory = parse_size(job.memory) if job.memory else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     counts = {name: len(rows) for name, rows in job.tables.items()}
     # A quarter each for what selects the rows and for what a chunk of asked rows makes.
     room = memory // 2
-    if world_bytes(feature_set.schema, columns_read(feature_set), counts) <= room:
+    fits = world_bytes(feature_set.schema, columns_read(feature_set), counts) <= room
+    if fits and not (sum(counts.values()) > _LARGE and _few(asked, job.asked)):
         world = World.build(feature_set.schema, job.tables)
         return compact(feature_set, evaluate(feature_set, world, asked.entities, asked.cutoffs, asked.context))
     parts = Parts(memory=room, folder=job.folder, data=job.dataset)
