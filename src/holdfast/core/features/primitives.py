@@ -57,8 +57,8 @@ class Primitive:
     `takes`: one entry an input, none for the rows themselves. `gives` None: the type of the input. `words` with {0},
     {1} for the inputs in words ({0:the} with an article, {0:clause} as a statement), {rows} for the rows, {by} for the
     link of a WITHIN, and {name} for each of `parameters` (name → default; None: must be given). `unit` "input": that
-    of the first input. `windowed`, `conditional`: whether synthesis by default also asks it per window, per condition.
-    `timed`: it needs rows with a time. `empty`: the value where no row is in range: 0 for COUNT and SUM, else null.
+    of the first input. `windowed`: whether synthesis by default also asks it per window. `timed`: it needs rows with
+    a time. `empty`: the value where no row is in range: 0 for COUNT and SUM, else null.
 
     `compute` (a user's own) takes one float64 array an input, oldest row first, without rows where an input is null,
     then the parameters, and returns a number: for an AGGREGATE; a TRANSFORM gets one float an input instead. `compiled`: it is compiled
@@ -72,7 +72,6 @@ class Primitive:
     unit: str = "input"
     role: Role = Role.AGGREGATE
     windowed: bool = True
-    conditional: bool = False
     timed: bool = False
     empty: float | None = None
     parameters: Mapping[str, float | None] = field(default_factory=dict, hash=False)
@@ -90,7 +89,7 @@ _N, _C, _T, _X, _D = (Input.NUMBER,), (Input.CATEGORY,), (Input.TRUTH,), (Input.
 _B, _F = DType.BOOL, DType.FLOAT
 _TRANSFORM, _WITHIN = Role.TRANSFORM, Role.WITHIN
 _AGGREGATES = (
-    Primitive("COUNT", (), DType.INT, "number of {rows}", unit="", conditional=True, empty=0.0),
+    Primitive("COUNT", (), DType.INT, "number of {rows}", unit="", empty=0.0),
     Primitive("SUM", _N, _F, "sum of {0:the}", empty=0.0),
     Primitive("MEAN", _N, _F, "mean of {0:the}"),
     Primitive("STD", _N, _F, "standard deviation (n - 1) of {0:the}"),
@@ -101,15 +100,14 @@ _AGGREGATES = (
     Primitive("TREND", _N, _F, "least-squares slope per day of {0:the}", unit="1/day", windowed=False, timed=True),
     Primitive("NUM_UNIQUE", _C, DType.INT, "number of different values of {0:the}", unit=""),
     Primitive("MODE", _C, DType.CATEGORY, "most frequent {0}", unit=""),
-    Primitive("PERCENT_TRUE", _T, _F, "share of {rows} where {0:clause}", unit=""),
-    Primitive("TIME_SINCE_LAST", (), _F, "time since the latest of {rows}", "s", windowed=False, conditional=True,
-              timed=True),
+    Primitive("PERCENT_TRUE", _T, _F, "share of {rows} for which {0:clause}", unit=""),
+    Primitive("TIME_SINCE_LAST", (), _F, "time since the latest of {rows}", "s", windowed=False, timed=True),
     Primitive("TIME_SINCE_FIRST", (), _F, "time since the first of {rows}", "s", windowed=False, timed=True),
 )
 _FURTHER = (
     Primitive("AVG_TIME_BETWEEN", (), _F, "mean time between {rows}", "s", timed=True),
-    Primitive("NUM_VALUES", _N, DType.INT, "number of {rows} where {0:the} is not null", unit="", empty=0.0),
-    Primitive("NUM_TRUE", _T, DType.INT, "number of {rows} where {0:clause}", unit="", empty=0.0),
+    Primitive("NUM_VALUES", _N, DType.INT, "number of {rows} for which {0:the} is not null", unit="", empty=0.0),
+    Primitive("NUM_TRUE", _T, DType.INT, "number of {rows} for which {0:clause}", unit="", empty=0.0),
     Primitive("ANY", _T, _B, "whether {0:clause} for any of the {rows}", unit=""),
     Primitive("ALL", _T, _B, "whether {0:clause} for all of the {rows}", unit=""),
     Primitive("VARIANCE", _N, _F, "variance (n - 1) of {0:the}", unit=""),
