@@ -143,13 +143,13 @@ class Project:
 
         name = find_target(self.settings, target)
         with self._verb("features", f"synthesise {name}"):
-            return synthesise_set(self.data, self.features, self.settings, name, version)
+            return synthesise_set(self.data, self.features, self.settings, name, version, own=self._services.own)
 
     def definitions(self, name: str) -> list[dict[str, str]]:
         """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
         from holdfast.core.features.definitions import FeatureSet
 
-        found = FeatureSet.from_dict(self.features.get(name).definitions)
+        found = FeatureSet.from_dict(self.features.get(name).definitions, self._services.own)
         return [
             {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
             for f in found.features
@@ -163,7 +163,10 @@ class Project:
 
         name = find_target(self.settings, target)
         with self._verb("features", f"matrix {name}"):
-            return build_matrix(self.data, self.features, self.settings, name, version=version, progress=progress)
+            return build_matrix(
+                self.data, self.features, self.settings, name,
+                version=version, progress=progress, own=self._services.own,
+            )  # fmt: skip
 
     def train(
         self,
@@ -197,7 +200,7 @@ class Project:
         from holdfast.backend.registry.intake import import_folder
 
         with self._verb("import", str(folder)):
-            return import_folder(self.models, self.features, Path(folder), trust=trust)
+            return import_folder(self.models, self.features, Path(folder), trust=trust, own=self._services.own)
 
     def scan_models(self, folder: str | Path | None = None) -> "list[Finding]":
         """Look at the files of a folder of models (by default data/model) without opening any.
