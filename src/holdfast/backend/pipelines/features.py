@@ -37,7 +37,7 @@ _TOP_VALUES = 5
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """A feature set as it was recorded, and how many features `features.max` cut off: all of them `counted`, or more."""
+    """A feature set as it was recorded, and how many `features.max` cut off: all of them `counted`, or more."""
 
     record: FeatureSetRecord
     feature_set: FeatureSet
@@ -82,8 +82,13 @@ def find_target(settings: Settings, name: str | None) -> str:
 
 
 def synthesise_set(
-    datasets: Datasets, features: Features, settings: Settings, name: str, version: str | None = None,
-    *, own: Sequence[Primitive] = (),
+    datasets: Datasets,
+    features: Features,
+    settings: Settings,
+    name: str,
+    version: str | None = None,
+    *,
+    own: Sequence[Primitive] = (),
 ) -> SynthesisResult:
     """Synthesise the features of a target over a dataset version (default: the current one) and record the set."""
     return _synthesise(_ask(datasets, settings, name, version), features, settings, own)

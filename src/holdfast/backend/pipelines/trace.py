@@ -11,8 +11,8 @@ from holdfast.backend.serving.log import Logged, read_prediction
 from holdfast.backend.serving.predictor import deployment_of
 from holdfast.backend.serving.questions import StoredData, entity_column
 from holdfast.core.features.definitions import FeatureSet
-from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.evaluate import visible_rows
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.rows import typed_rows, typed_values
 from holdfast.core.schema import Schema
 from holdfast.core.timeline import isoformat

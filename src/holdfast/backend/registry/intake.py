@@ -19,8 +19,8 @@ from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.store import Store
 from holdfast.backend.store.files import sha256_of
 from holdfast.core.features.definitions import FeatureSet
-from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.encoding import Encoding
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.learn.fit import of_estimator
 from holdfast.core.names import unescape
 from holdfast.errors import HoldfastError, InputError, IntegrityError, NotFoundError
@@ -105,8 +105,8 @@ def import_folder(
 
     Returns the new versions; packages recorded here already are left out. UntrustedError unless `trust`: opening a
     pickle runs its code. InputError when there is no package; IntegrityError naming file and field when one is damaged,
-    incomplete or unfit, or when its definitions are not beside it; ConfigError when one of its primitives is not among the
-    user's `own`, or changed.
+    incomplete or unfit, or when its definitions are not beside it; ConfigError when one of its primitives is
+    not among the user's `own`, or was changed.
     """
     paths = _packages(folder)
     if not paths:

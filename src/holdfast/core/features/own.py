@@ -37,7 +37,7 @@ def run_own(own: "Own", found: "Range", out: Floats) -> None:
         before = np.concatenate(([0], np.cumsum(~null)))
         first, last, values = before[first], before[last], np.ascontiguousarray(values[:, ~null])
     empty = math.nan if own.primitive.empty is None else own.primitive.empty
-    _run(own.feature, "ranges", (starts, values, empty, out[own.slot]))
+    _run(own.feature, "ranges", (np.stack([first, last]), values, empty, out[own.slot]))
 
 
 def apply_own(feature: "Feature", inputs: list[Floats]) -> Floats:
@@ -78,9 +78,10 @@ def _plain(answer: Any) -> float:
 
 
 def _plain_ranges(function: Callable[..., Any]) -> Callable[..., None]:
-    def loop(starts: Ints, values: Floats, empty: float, out: Floats, settings: tuple[float, ...]) -> None:
-        for i in range(len(starts) - 1):
-            columns = values[:, starts[i] : starts[i + 1]]
+    def loop(bounds: Ints, values: Floats, empty: float, out: Floats, settings: tuple[float, ...]) -> None:
+        for i in range(bounds.shape[1]):
+            # Ranges share rows, and the code may sort its arrays in place.
+            columns = values[:, bounds[0, i] : bounds[1, i]].copy()
             out[i] = _plain(function(*columns, *settings)) if columns.shape[1] else empty
 
     return loop
@@ -97,17 +98,17 @@ def _plain_rows(function: Callable[..., Any]) -> Callable[..., None]:
 def _compiled(f: Any, arity: int, over: str) -> Callable[..., None]:
     """The same loops, compiled with the code inside; the compiler wants each number of inputs written out."""
 
-    def ranges(starts: Ints, values: Floats, empty: float, out: Floats, settings: tuple[float, ...]) -> None:
-        for i in range(len(starts) - 1):
-            a, b = starts[i], starts[i + 1]
+    def ranges(bounds: Ints, values: Floats, empty: float, out: Floats, settings: tuple[float, ...]) -> None:
+        for i in range(bounds.shape[1]):
+            a, b = bounds[0, i], bounds[1, i]
             if a == b:
                 out[i] = empty
             elif arity == 1:
-                out[i] = f(values[0, a:b], *settings)
+                out[i] = f(values[0, a:b].copy(), *settings)
             elif arity == 2:
-                out[i] = f(values[0, a:b], values[1, a:b], *settings)
+                out[i] = f(values[0, a:b].copy(), values[1, a:b].copy(), *settings)
             else:
-                out[i] = f(values[0, a:b], values[1, a:b], values[2, a:b], *settings)
+                out[i] = f(values[0, a:b].copy(), values[1, a:b].copy(), values[2, a:b].copy(), *settings)
 
     def rows(there: Ints, values: Floats, _empty: float, out: Floats, settings: tuple[float, ...]) -> None:
         for i in there:

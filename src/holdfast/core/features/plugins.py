@@ -21,7 +21,7 @@ _MOST_INPUTS = 3
 class _Own:
     """What a user says of a primitive.
 
-    `name`, as in formulas: capitals, digits and `_`. `takes`: `number` or `truth` (0 or 1), one an input, at most three.
+    `name`, as in formulas: capitals, digits and `_`. `takes`: `number` or `truth` (0 or 1), one an input, up to three.
     `gives`: `float`, `int` or `bool`. `words` describes it, with {0}, {1} for its inputs; `unit` "input" is that of the
     first input. `parameters`: name → default (None: must be given). `compiled`: with Numba.
 
@@ -82,7 +82,7 @@ def _made(kind: type[Aggregation] | type[Transform]) -> Primitive:
         raise ConfigError(f"{name!r} is no name of a primitive: it is of capitals, digits and _, as MY_MEAN")
     if name in PRIMITIVES:
         raise ConfigError(f"{name!r} is a primitive of Holdfast already", hint="Give yours another name.")
-    takes = (kind.takes,) if isinstance(kind.takes, str) else tuple(kind.takes)
+    takes = tuple(kind.takes)
     if not 1 <= len(takes) <= _MOST_INPUTS or not set(takes) <= set(_TAKES):
         raise ConfigError(f"{name} takes {takes!r}", hint=f"It takes one to three of: {', '.join(_TAKES)}.")
     if kind.gives not in _GIVES:
@@ -109,7 +109,11 @@ def _words(kind: type[Aggregation] | type[Transform], inputs: int) -> str:
     places = [str(place) for place in range(inputs)]
     words = kind.words or f"{kind.name} of {' and '.join('{' + place + '}' for place in places)}"
     for _, field, _, _ in string.Formatter().parse(words):
-        if field is not None and field not in (*places, *kind.parameters, *(["rows"] if issubclass(kind, Aggregation) else [])):
+        if field is not None and field not in (
+            *places,
+            *kind.parameters,
+            *(["rows"] if issubclass(kind, Aggregation) else []),
+        ):
             raise ConfigError(f"words of {kind.name} name {{{field}}}, which it does not have")
     return words
 

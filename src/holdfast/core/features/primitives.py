@@ -61,8 +61,9 @@ class Primitive:
     a time. `empty`: the value where no row is in range: 0 for COUNT and SUM, else null.
 
     `compute` (a user's own) takes one float64 array an input, oldest row first, without rows where an input is null,
-    then the parameters, and returns a number: for an AGGREGATE; a TRANSFORM gets one float an input instead. `compiled`: it is compiled
-    with Numba. `code` is the SHA-256 of its source; it is part of every definition that uses it.
+    then the parameters, and returns a number: for an AGGREGATE; a TRANSFORM gets one float an input instead.
+    `compiled`: it is compiled with Numba. `code` is the SHA-256 of its source; it is part of every definition that uses
+    it.
     """
 
     name: str
@@ -116,7 +117,8 @@ _FURTHER = (
     Primitive("QUANTILE", _N, _F, "{q} quantile of {0:the}", parameters={"q": 0.9}),
     Primitive("ENTROPY", _C, _F, "entropy of {0:the}", unit=""),
     Primitive(
-        "N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent values of {0:the}", unit="", parameters={"n": 2}
+        "N_MOST_COMMON", _C, DType.CATEGORY, "number {n} among the most frequent values of {0:the}", unit="",
+        parameters={"n": 2},
     ),
 )  # fmt: skip
 _CALENDAR = (
@@ -152,14 +154,24 @@ _TRANSFORMS = (
     Primitive("EQUAL", _C + _C, _B, "whether {0:the} equals {1:the}", "", _TRANSFORM),
     Primitive("AND", _T + _T, _B, "whether {0:clause} and {1:clause}", "", _TRANSFORM),
     Primitive("OR", _T + _T, _B, "whether {0:clause} or {1:clause}", "", _TRANSFORM),
-    Primitive("LAG", _N, _F, "{0} {periods} rows earlier with the same {by}", role=_WITHIN, timed=True, parameters={"periods": 1}),
+    Primitive(
+        "LAG",
+        _N,
+        _F,
+        "{0} {periods} rows earlier with the same {by}",
+        role=_WITHIN,
+        timed=True,
+        parameters={"periods": 1},
+    ),
     Primitive("DIFF", _N, _F, "change of {0:the} since the row before with the same {by}", role=_WITHIN, timed=True),
     Primitive("CUM_SUM", _N, _F, "running sum of {0:the} over the rows with the same {by}", role=_WITHIN, timed=True),
     Primitive("CUM_COUNT", (), DType.INT, "running number of rows with the same {by}", "", _WITHIN, timed=True),
     Primitive("CUM_MEAN", _N, _F, "running mean of {0:the} over the rows with the same {by}", role=_WITHIN, timed=True),
     Primitive("CUM_MIN", _N, _F, "smallest {0} so far with the same {by}", role=_WITHIN, timed=True),
     Primitive("CUM_MAX", _N, _F, "largest {0} so far with the same {by}", role=_WITHIN, timed=True),
-    Primitive("PERCENTILE", _N, _F, "percentile of {0:the} among the rows so far with the same {by}", "", _WITHIN, timed=True),
+    Primitive(
+        "PERCENTILE", _N, _F, "percentile of {0:the} among the rows so far with the same {by}", "", _WITHIN, timed=True
+    ),
     Primitive("TIME_SINCE_PREVIOUS", (), _F, "time since the row before with the same {by}", "s", _WITHIN, timed=True),
 )
 PRIMITIVES: Mapping[str, Primitive] = MappingProxyType(

@@ -61,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """The feature set, how many features the limit cut off, and whether that `cut` is all of them or there were more."""
+    """The feature set, how many features the limit cut off: all of them are `counted`, or there are more."""
 
     feature_set: FeatureSet
     cut: int
@@ -312,7 +312,9 @@ def _asked_primitives(options: Options) -> list[_Asked]:
     conditional = {named(name, "conditional")[0].name for name in options.conditional}
     asked = []
     for primitive, parameters in found:
-        absent = [name for name, value in primitive.parameters.items() if value is None and name not in dict(parameters)]
+        absent = [
+            name for name, value in primitive.parameters.items() if value is None and name not in dict(parameters)
+        ]
         if absent:
             raise ConfigError(
                 f"{primitive.name} needs {absent[0]}=...",
@@ -333,7 +335,7 @@ def _all_primitives(own: Iterable[Primitive]) -> list[str]:
 def _inputs(
     primitive: Primitive, below: Sequence[_Lazy], fits: Callable[[Input, Feature, str], bool]
 ) -> Iterator[tuple[Feature, ...]]:
-    """Inputs of a primitive of one or two: one of the last level, and one made before it; both ways where that matters."""
+    """Inputs of a primitive of one or two: one of the last level, one made before it; both ways where that matters."""
     takes, name = primitive.takes, primitive.name
     last = below[-1]
     if len(takes) == 1:
