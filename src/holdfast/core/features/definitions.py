@@ -71,7 +71,8 @@ class Condition:
 
     def describe(self) -> str:
         """The condition in words."""
-        return f"{self.column} {OPERATORS[self.operator]} {self.value}"
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{self.column} {OPERATORS[self.operator]} {value}"
 
 
 @dataclass(frozen=True)
