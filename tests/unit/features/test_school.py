@@ -1,7 +1,7 @@
 """A link table and a self link: synthesised features mean what they say, and have the same bits alone."""
 
-import pyarrow as pa
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,7 +63,9 @@ def test_what_is_asked(entity: str, names: set[str]) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=2), st.sampled_from(sorted(SETS)))
+@given(
+    schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=2), st.sampled_from(sorted(SETS))
+)
 def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[int, int]], name: str) -> None:
     frame = run(name, World.build(SCHOOL, history.tables()), asked)
     for feature in SETS[name].features:
@@ -77,7 +79,9 @@ def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[
 
 
 @settings(max_examples=30, deadline=None)
-@given(schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=4), st.sampled_from(sorted(SETS)))
+@given(
+    schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=4), st.sampled_from(sorted(SETS))
+)
 def test_one_entity_from_raw_rows_has_the_bits_of_the_batch(
     history: Generated, asked: list[tuple[int, int]], name: str
 ) -> None:

@@ -183,7 +183,11 @@ def schools(draw: st.DrawFn) -> Generated:
     small = st.sampled_from([0.5, -2.0, 3.0, None])
     who = st.sampled_from([*STAFF, None])
     staff = {"manager": who, "salary": small, "职称": words}
-    courses = {"teacher": who, "credits": st.sampled_from([1, 4, None]), "title": st.sampled_from(["a b", "数学 一", None])}
+    courses = {
+        "teacher": who,
+        "credits": st.sampled_from([1, 4, None]),
+        "title": st.sampled_from(["a b", "数学 一", None]),
+    }
     enrolment = st.fixed_dictionaries(
         {
             "student": st.sampled_from([*STUDENTS, None]),
