@@ -20,7 +20,8 @@ from holdfast.primitives import Aggregation, Transform
 from .test_promises import ASKED, CONTEXT, bits, run
 from .worlds import SCHEMA, Generated, generated, stored
 
-# mypy takes the first argument of `compute` for self.
+# They are written as a user would, without self, annotations and ClassVar.
+# ruff: noqa: N805, RUF012
 # mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
 
 
