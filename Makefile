@@ -24,6 +24,12 @@ $(VENV)/.ready: $(VENV)/.installed
 	$(PIP) --group dev
 	touch $@
 
+# Feast, beside Holdfast: its client reads our feature store in a test, and it is measured against.
+.venv-feast/.ready: Makefile
+	$(PYTHON) -m venv .venv-feast
+	.venv-feast/bin/python -m pip install --quiet --disable-pip-version-check "feast[duckdb]==0.67.0"
+	touch $@
+
 check: setup
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -42,5 +48,5 @@ bench: setup
 	$(BIN)/python benchmarks/$(NAME) $(if $(QUICK),--quick)
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-feast demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,11 @@
 """Fixtures that all tests share."""
 
 import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +20,29 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} is no folder; set HOLDFAST_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis: $HOLDFAST_TEST_REDIS, by default a server of the tests' own on a free port."""
+    given = os.environ.get("HOLDFAST_TEST_REDIS")
+    if given:
+        yield given
+        return
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server; install Redis, or set HOLDFAST_TEST_REDIS to the URL of one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    folder = tmp_path_factory.mktemp("redis")
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while server.poll() is None and time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                break
+        time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait(20)

@@ -17,19 +17,23 @@ import holdfast.backend.registry.registry  # noqa: F401 - hangs its tables on th
 from holdfast.backend.adapters.clock import SystemClock
 from holdfast.backend.adapters.files import FileReader
 from holdfast.backend.adapters.localfs import LocalBlobs
+from holdfast.backend.adapters.onlinesqlite import SqliteOnline
 from holdfast.backend.api.control import ControlRooms
 from holdfast.backend.api.server import serve
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.deployment import Deployments
 from holdfast.backend.features import Features
+from holdfast.backend.features.groups import Groups
+from holdfast.backend.features.vectors import OnlineFeatures
 from holdfast.backend.pipelines.features import build_matrix
 from holdfast.backend.pipelines.ingest import ingest
 from holdfast.backend.pipelines.trace import Lineage
+from holdfast.backend.project_file import load
 from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry.artifacts import Identity, build
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.serving.loader import Sources
-from holdfast.backend.settings import Layout, load
+from holdfast.backend.settings import Layout
 from holdfast.backend.store import Store
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
@@ -104,6 +108,14 @@ class Rooms:
             dataset=self.datasets.get,
             raw_files=self.datasets.files,
         )
+
+    @cached_property
+    def online(self):
+        def set_of(target):
+            return FeatureSet.from_dict(self.features.get(target).definitions)
+
+        groups = Groups(self.store, self.datasets, self.settings, self.clock, set_of)
+        return OnlineFeatures(groups, SqliteOnline(self.layout.online), self.clock, self.settings.timezone)
 
     def newest(self, target):
         return {version.label: version.id for version in self.registry.current(target)}
@@ -222,6 +234,7 @@ def open_control(root):
         datasets=rooms.all_datasets,
         models=rooms.all_models,
         newest=rooms.newest,
+        online=rooms.online,
     )
 
 

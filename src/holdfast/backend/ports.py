@@ -1,10 +1,12 @@
 """Protocols for systems outside the process. A docstring is the contract; `holdfast.testing` has a suite for each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Blobs", "Clock"]
+from holdfast.backend.records import Freshness, Key, OnlineRow, Vector
+
+__all__ = ["Blobs", "Clock", "OnlineStore"]
 
 
 class Clock(Protocol):
@@ -44,4 +46,56 @@ class Blobs(Protocol):
 
     def __iter__(self) -> Iterator[str]:
         """All addresses, in any order; unfinished puts never show."""
+        ...
+
+
+class OnlineStore(Protocol):
+    """The newest vector of each entity, by feature group, for reading in well under a millisecond.
+
+    A write is all or nothing: also after `kill -9` in its midst a reader sees every vector of the batch or none. The
+    newest event time wins, whatever the order of writes; of equal ones the newest `made_at`, of equal ones the last. A
+    vector whose time to live is over counts as absent; the store may forget it at any time. Values come back exactly
+    as they were given: type (bool, int, float, str), 64-bit integers, NaN, infinities, -0.0, null, any Unicode.
+    Groups and keys are any text and any `Key`. All methods are safe in any number of threads and processes at once;
+    readers never wait for a writer's batch. Instants are microseconds since 1970 UTC. UnavailableError when the store
+    cannot be reached.
+    """
+
+    def write(
+        self,
+        group: str,
+        columns: Sequence[str],
+        rows: Iterable[OnlineRow],
+        *,
+        made_at: int,
+        ttl: int | None = None,
+        origin: str = "",
+        replace: bool = False,
+    ) -> int:
+        """Write a batch of vectors; returns how many of them were not older than what was there.
+
+        A vector expires at its event time + `ttl` (microseconds). `origin` is a short text kept with each. With
+        `replace` everything the group held goes away in the same step. InputError names group, entity and column of a
+        value that is none of `Value`, or a row of another length than `columns`; then nothing was written.
+        """
+        ...
+
+    def read(self, group: str, entities: Sequence[Key], now: int) -> list[Vector | None]:
+        """The vector of each entity, in their order, as of instant `now`; None where there is none (any more)."""
+        ...
+
+    def delete(self, group: str, entities: Sequence[Key]) -> int:
+        """Erase entities from a group, all or none; returns how many were there. Nothing of them stays readable."""
+        ...
+
+    def drop(self, group: str) -> None:
+        """Erase a whole group; dropping what is absent succeeds."""
+        ...
+
+    def freshness(self, group: str, now: int) -> Freshness:
+        """How much of a group there is and how old it is, as of instant `now`; takes far less than reading it all."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections; the store can be used again after it."""
         ...

@@ -1,8 +1,9 @@
 """Frozen records: what the registry is made of. Each has an id, the time it was made, and the ids of its parents."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -11,12 +12,19 @@ __all__ = [
     "FOREIGN",
     "DatasetVersion",
     "Deployment",
+    "FeatureGroup",
     "FeatureSetRecord",
+    "Freshness",
+    "Key",
+    "Materialisation",
     "MatrixRecord",
     "ModelVersion",
+    "OnlineRow",
     "RawFile",
     "RawTable",
     "Run",
+    "Value",
+    "Vector",
     "new_id",
 ]
 
@@ -189,3 +197,80 @@ class Deployment:
     models: dict[str, str]
     parents: tuple[str, ...]
     note: str
+
+
+Key = int | str | float | bool
+"""A key of an entity online (a time is its microseconds). Equal only when type and value are: 1 and "1" are two."""
+Value = float | int | bool | str | None
+"""A feature's value online: exactly what was written; null is None, and NaN is a number that is not null."""
+
+
+class OnlineRow(NamedTuple):
+    """A vector to be written: `values` in the order of the batch's columns, `event_at` the instant they hold of."""
+
+    entity: Key
+    values: Sequence[Value]
+    event_at: int
+
+
+class Vector(NamedTuple):
+    """A vector as it was read: feature → value, the instant it holds of, when it was made, and what of (`origin`)."""
+
+    entity: Key
+    values: dict[str, Value]
+    event_at: int
+    made_at: int
+    expires_at: int | None
+    origin: str
+
+
+class Freshness(NamedTuple):
+    """What an online store holds of a group: vectors that count, expired ones, the newest and oldest `event_at`."""
+
+    vectors: int
+    expired: int
+    newest_at: int | None
+    oldest_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGroup:
+    """A version of a feature group; `id` is the SHA-256 of everything else but when and over which data it was made.
+
+    `entity` is the entity's table, `definitions` is `core.features.FeatureSet.to_dict()`, `feature_set` its hash. `ttl`
+    is in microseconds; None keeps vectors for ever. `left_out` names features of the target that need its question.
+    """
+
+    id: str
+    name: str
+    made_at: int
+    dataset: str
+    entity: str
+    feature_set: str
+    definitions: dict[str, Any]
+    ttl: int | None
+    owner: str
+    description: str
+    tags: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Materialisation:
+    """Vectors of one group at one cutoff. `version` is the group's id, `dataset` the version of the data's.
+
+    `rows` entities were computed; `written` of them were not older than what was online. `sha256` is the blob of
+    the rows, an Arrow file sorted by entity.
+    """
+
+    id: str
+    made_at: int
+    group: str
+    version: str
+    feature_set: str
+    dataset: str
+    cutoff: int
+    rows: int
+    written: int
+    seconds: float
+    sha256: str

@@ -1,24 +1,34 @@
-"""The project file `holdfast.yaml`: its models, and errors with the line, the key and the nearest right name.
+"""The project file `holdfast.yaml`: its models; `project_file` reads it.
 
-`load` gives a frozen `Settings`; every default of the file is written here once. `Layout` names the folders.
+Every default of the file is written here once. `Layout` names the folders.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
 from holdfast.core.timeline import Known, Step, parse_duration, zone
 from holdfast.errors import ConfigError, nearest
 
-__all__ = ["PROJECT_FILE", "ColumnSettings", "FeatureSettings", "Layout", "ServingSettings", "Settings",
-           "SplitSettings", "TableSettings", "TargetSettings", "TrainingSettings", "load", "parse"]  # fmt: skip
+__all__ = ["PROJECT_FILE", "ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings", "Layout",
+           "OnlineSettings", "PlacedError", "SelectionSettings", "ServingSettings", "Settings", "SplitSettings",
+           "TableSettings", "TargetSettings", "TrainingSettings", "TransformSettings", "unknown"]  # fmt: skip
 
 PROJECT_FILE = "holdfast.yaml"
+_REDIS = re.compile(r"rediss?://[^\s/]+(/\d+)?(\?\S*)?")
 
 
 def _listed(value: object) -> object:
@@ -187,8 +197,74 @@ class TargetSettings(_Model):
         return self
 
 
+class ConstantSettings(_Model):
+    """A missing rule: null becomes this."""
+
+    constant: float | str
+
+
+_SELECTION = {
+    "constant": {"above"}, "nulls": {"above"}, "duplicates": {"above"},
+    "chi_square": {"keep", "alpha"}, "mutual_information": {"keep", "alpha"}, "correlation": {"keep", "alpha"},
+    "rfe": {"keep"}, "l1": {"keep", "strength"}, "importance": {"keep"},
+}  # fmt: skip
+_TRANSFORMS = {
+    "yeo_johnson": {"features"}, "box_cox": {"features"}, "one_hot": {"features", "most"},
+    "ordinal": {"features", "orders"}, "target": {"features", "smoothing"}, "interactions": {"features", "keep"},
+}  # fmt: skip
+
+
+class _MethodSettings(_Model):
+    """One step: a method, and the options that go with it."""
+
+    def options(self) -> dict[str, Any]:
+        """The options that are given, without the method and the features that it is applied to."""
+        given = self.model_dump(exclude={"method", "features"}, exclude_none=True)
+        return {name: value for name, value in given.items() if name in self.model_fields_set}
+
+    def _suited(self, methods: dict[str, set[str]]) -> Self:
+        takes = methods[self.method]  # type: ignore[attr-defined]
+        for name in sorted(self.model_fields_set - {"method"} - takes):
+            raise ValueError(f"`{name}` does not go with `{self.method}`, which takes {', '.join(sorted(takes))}")  # type: ignore[attr-defined]
+        return self
+
+
+class SelectionSettings(_MethodSettings):
+    """A step of selection; see docs/manual/selection.md."""
+
+    method: Literal["constant", "nulls", "duplicates", "chi_square", "mutual_information", "correlation", "rfe", "l1",
+                    "importance"]  # fmt: skip
+    keep: int | None = Field(None, ge=1)
+    alpha: float | None = Field(None, gt=0, le=1)
+    above: float | None = Field(None, ge=0, le=1)
+    strength: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _takes(self) -> Self:
+        return self._suited(_SELECTION)
+
+
+class TransformSettings(_MethodSettings):
+    """A transform; see docs/manual/selection.md."""
+
+    method: Literal["yeo_johnson", "box_cox", "one_hot", "ordinal", "target", "interactions"]
+    features: Names = ()
+    keep: int | None = Field(None, ge=1)
+    most: int | None = Field(None, ge=1)
+    smoothing: float | None = Field(None, ge=0)
+    orders: dict[str, tuple[str, ...]] | None = None
+
+    @model_validator(mode="after")
+    def _takes(self) -> Self:
+        return self._suited(_TRANSFORMS)
+
+
+def _method(value: object) -> object:
+    return {"method": value} if isinstance(value, str) else value
+
+
 class FeatureSettings(_Model):
-    """How features are synthesised."""
+    """How features are synthesised, aligned, and chosen for the model."""
 
     depth: int = Field(2, ge=0, le=4)
     windows: Names = ("all", "90d", "365d")
@@ -201,6 +277,12 @@ class FeatureSettings(_Model):
     include: Names = ()
     exclude: Names = ()
     include_cutoff: bool = False
+    missing: dict[str, Literal["keep", "median", "unknown"] | float | ConstantSettings] = {}
+    aliases: dict[str, Names] = {}
+    strict: bool = False
+    transforms: tuple[Annotated[TransformSettings, BeforeValidator(_method)], ...] = ()
+    selection: tuple[Annotated[SelectionSettings, BeforeValidator(_method)], ...] = ()
+    formats: tuple[Literal["pkl", "parquet", "h5"], ...] = ("pkl", "parquet")
 
     @field_validator("windows")
     @classmethod
@@ -253,6 +335,53 @@ class ServingSettings(_Model):
     max_body_mb: int = Field(16, ge=1)
 
 
+class OnlineSettings(_Model):
+    """Where online vectors live: `sqlite` (embedded) or the URL of a Redis, which may hold a password."""
+
+    store: SecretStr = SecretStr("sqlite")
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store(cls, value: object) -> object:
+        # The value is never repeated: it may hold a password.
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or not (text == "sqlite" or _REDIS.fullmatch(text)):
+            raise ValueError("`online.store` is `sqlite` or a URL such as redis://localhost:6379/0")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError("`online` is a mapping such as {store: sqlite}")  # noqa: TRY004 - pydantic wants a ValueError
+        return value
+
+
+class FeatureGroupSettings(_Model):
+    """A feature group: an entity's features that are looked up together."""
+
+    entity: str | None = None
+    features: Names = ()
+    target: str | None = None
+    ttl: str | None = None
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+    @field_validator("ttl")
+    @classmethod
+    def _ttl(cls, value: str | None) -> str | None:
+        return None if value is None else _checked(parse_duration, value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.target is None) == (not self.features):
+            raise ValueError("give either `features` (formulas and patterns) with their `entity`, or a `target`")
+        if self.target is None and self.entity is None:
+            raise ValueError("`features` need their `entity`, the table whose rows they describe")
+        return self
+
+
 class Settings(_Model):
     """The project file, validated and frozen."""
 
@@ -266,6 +395,8 @@ class Settings(_Model):
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
     plugins: Names = ()
+    online: OnlineSettings = OnlineSettings()
+    feature_groups: dict[str, FeatureGroupSettings] = {}
 
     @field_validator("timezone")
     @classmethod
@@ -278,7 +409,7 @@ class Settings(_Model):
         for name in self.tables:
             other = folded.setdefault(name.casefold(), name)
             if other != name:
-                raise _PlacedError(("tables", name), f"tables {other!r} and {name!r} differ only in case")
+                raise PlacedError(("tables", name), f"tables {other!r} and {name!r} differ only in case")
         for name, table in self.tables.items():
             if table.from_ is not None:
                 _known_name(table.from_, self.tables, "table", ("tables", name, "from"))
@@ -287,7 +418,7 @@ class Settings(_Model):
             for column, parent in table.links.items():
                 _known_name(parent, self.tables, "table", ("tables", name, "links", column))
                 if len(self.tables[parent].key) != 1:
-                    raise _PlacedError(
+                    raise PlacedError(
                         ("tables", name, "links", column),
                         f"table {parent!r} needs a `key` of one column to be linked to",
                     )
@@ -296,7 +427,7 @@ class Settings(_Model):
             _known_name(target.entity_table, self.tables, "table", ("targets", name, "entity"))
             links = self.links_of(target.from_)
             if target.entity_table != target.from_ and target.entity_table not in links.values():
-                raise _PlacedError(
+                raise PlacedError(
                     ("targets", name, "entity"), f"table {target.from_!r} has no link to {target.entity_table!r}"
                 )
         return self
@@ -312,12 +443,12 @@ class Settings(_Model):
         while (above := self.tables[chain[-1]].from_) is not None:
             if above in chain:
                 circle = " from ".join([*chain, above])
-                raise _PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {circle}")
+                raise PlacedError(("tables", name, "from"), f"{name!r} derives from itself: {circle}")
             _known_name(above, self.tables, "table", ("tables", chain[-1], "from"))
             chain.append(above)
         source, key = self.tables[chain[1]], table.key[0]
         if source.key == (key,):
-            raise _PlacedError(
+            raise PlacedError(
                 ("tables", name, "key"),
                 f"{key!r} is the key of {chain[1]!r} itself: every row of it would make one of {name!r}",
             )
@@ -325,17 +456,35 @@ class Settings(_Model):
         twin = next((o for o, t in self.tables.items() if t.from_ == chain[1] and t.key == table.key), name)
         other = linked if linked != name else twin
         if other != name:
-            raise _PlacedError(
+            raise PlacedError(
                 ("tables", name, "key"), f"column {key!r} of {chain[1]!r} links to {other!r} already; it has one link"
             )
         if table.time not in (None, source.time):
             told = f"{source.time!r}" if source.time else "none"
-            raise _PlacedError(
+            raise PlacedError(
                 ("tables", name, "time"), f"the `time` of a derived table is that of {chain[1]!r}, which is {told}"
             )
 
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        for name, group in self.feature_groups.items():
+            place = ("feature_groups", name)
+            if not name.strip() or any(sign in name for sign in ":@/"):
+                raise PlacedError(place, f"{name!r} cannot name a feature group: leave out `:`, `@` and `/`")
+            if group.target is not None:
+                _known_name(group.target, self.targets, "target", (*place, "target"))
+                entity = self.targets[group.target].entity_table
+                if group.entity not in (None, entity):
+                    raise PlacedError((*place, "entity"), f"target {group.target!r} is about {entity!r}")
+                continue
+            assert group.entity is not None
+            _known_name(group.entity, self.tables, "table", (*place, "entity"))
+            if len(self.tables[group.entity].key) != 1:
+                raise PlacedError((*place, "entity"), f"table {group.entity!r} needs a `key` of one column")
+        return self
 
-class _PlacedError(ValueError):
+
+class PlacedError(ValueError):
     """A validation error of a place that pydantic does not know."""
 
     def __init__(self, place: tuple[str, ...], message: str) -> None:
@@ -345,105 +494,13 @@ class _PlacedError(ValueError):
 
 def _known_name(name: str, names: dict[str, Any], kind: str, place: tuple[str, ...]) -> None:
     if name not in names:
-        raise _PlacedError(place, _unknown(f"there is no {kind}", name, names))
+        raise PlacedError(place, unknown(f"there is no {kind}", name, names))
 
 
-def _unknown(what: str, name: str, names: Iterable[object]) -> str:
+def unknown(what: str, name: str, names: Iterable[object]) -> str:
+    """That there is no such name, and the nearest that there is."""
     hint = nearest(name, names)
     return f"{what} {name!r}; {hint[0].lower()}{hint[1:].rstrip('.')}"
-
-
-def load(root: Path) -> Settings:
-    """Read `root/holdfast.yaml`. ConfigError names file, line, key, what was expected and the nearest right name."""
-    path = root / PROJECT_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{root} is not a Holdfast project: it has no {PROJECT_FILE}", hint="Make one with: holdfast init DIR"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{PROJECT_FILE} cannot be read: {error}", where={"file": str(path)}) from error
-    return parse(text, str(path))
-
-
-def parse(text: str, file: str = PROJECT_FILE) -> Settings:
-    """`load` of a text; `file` is the name for errors."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines(node)) if node else {}
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
-        where = {"file": file, **({"line": mark.line + 1} if mark else {})}
-        raise ConfigError(f"not valid YAML: {problem}", where=where) from error
-    if not isinstance(data, dict):
-        raise ConfigError("the project file is empty or not a mapping", where={"file": file, "line": 1})
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise _config_error(error, lines, file) from error
-
-
-def _lines(node: yaml.Node, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every key's place in the document and its 1-based line; a repeated key is an error."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {name!r} is given twice", problem_mark=key.start_mark)
-            seen.add(name)
-            yield (*place, name), key.start_mark.line + 1
-            yield from _lines(value, (*place, name))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, str(index)), value.start_mark.line + 1
-            yield from _lines(value, (*place, str(index)))
-
-
-def _config_error(error: ValidationError, lines: dict[tuple[str, ...], int], file: str) -> ConfigError:
-    problems = []
-    for item in error.errors():
-        cause = item.get("ctx", {}).get("error")
-        place = cause.place if isinstance(cause, _PlacedError) else tuple(str(part) for part in item["loc"])
-        known = max((place[:n] for n in range(len(place), -1, -1) if place[:n] in lines), key=len, default=())
-        place = place if cause is not None or item["type"] in {"missing", "extra_forbidden"} else known or place
-        message = str(cause) if cause else item["msg"]
-        if item["type"] == "extra_forbidden":
-            message = _unknown("unknown key", place[-1], _fields(place[:-1]))
-        elif item["type"] == "missing":
-            message = f"key {place[-1]!r} is missing"
-        elif cause is None:
-            given = item.get("input")
-            message = f"{message}, got {given!r}" if isinstance(given, str | int | float | bool) else message
-        # A misspelt key first: what is missing elsewhere is usually the same key.
-        problems.append((item["type"] != "extra_forbidden", lines.get(known, 1), ".".join(place), message))
-    problems = sorted(set(problems))
-    _, line, key, message = problems[0]
-    more = "; ".join(f"line {n}, {k}: {m}" for _, n, k, m in problems[1:6])
-    return ConfigError(
-        message, where={"file": file, "line": line, "key": key or "(top)"}, hint=f"Also: {more}" if more else None
-    )
-
-
-def _fields(place: tuple[str, ...]) -> list[str]:
-    """The keys allowed at a place of the document."""
-    model: Any = Settings
-    keyed: dict[tuple[str, int], type[BaseModel]] = {("tables", 1): TableSettings, ("targets", 1): TargetSettings}
-    depth = 0
-    while depth < len(place):
-        if depth == 0 and place[0] in {"tables", "targets"} and len(place) > 1:
-            model, depth = keyed[place[0], 1], 2
-        elif model is TableSettings and place[depth] == "columns":
-            model, depth = ColumnSettings, depth + 2
-        else:
-            field = next((f for n, f in model.model_fields.items() if (f.alias or n) == place[depth]), None)
-            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-                return []
-            model, depth = field.annotation, depth + 1
-    return [f.alias or name for name, f in model.model_fields.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +548,11 @@ class Layout:
     def private(self) -> Path:
         """Holdfast's own: metadata database, blobs, locks, scratch space."""
         return self.root / ".holdfast"
+
+    @property
+    def online(self) -> Path:
+        """The embedded online store."""
+        return self.private / "online.db"
 
     @property
     def database_url(self) -> str:

@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.backend.logging import start_logging
-from holdfast.backend.settings import Layout, Settings, load
+from holdfast.backend.project_file import load
+from holdfast.backend.settings import Layout, Settings
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
     from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
     from holdfast.backend.features import Features
+    from holdfast.backend.features.groups import Groups
+    from holdfast.backend.features.vectors import OnlineFeatures
     from holdfast.backend.pipelines.ingest import Reader
+    from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.trace import Lineage
-    from holdfast.backend.ports import Blobs, Clock
+    from holdfast.backend.ports import Blobs, Clock, OnlineStore
     from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
     from holdfast.backend.serving.service import Service
     from holdfast.backend.store import Store
+    from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
 __all__ = ["Services", "file_reader"]
@@ -88,6 +93,46 @@ class Services:
         return Features(self.store, self.blobs, self.clock, self.layout)
 
     @cached_property
+    def online_store(self) -> "OnlineStore":
+        """Online vectors, where `online.store` says."""
+        from holdfast.backend.adapters.onlineredis import RedisOnline
+        from holdfast.backend.adapters.onlinesqlite import SqliteOnline
+
+        url = self.settings.online.store.get_secret_value()
+        return SqliteOnline(self.layout.online) if url == "sqlite" else RedisOnline(url, self.settings.project)
+
+    @cached_property
+    def groups(self) -> "Groups":
+        """Feature groups."""
+        from holdfast.backend.features.groups import Groups
+
+        return Groups(self.store, self.datasets, self.settings, self.clock, self._feature_set)
+
+    @cached_property
+    def online(self) -> "OnlineFeatures":
+        """Online vectors by group and entity."""
+        from holdfast.backend.features.vectors import OnlineFeatures
+
+        return OnlineFeatures(self.groups, self.online_store, self.clock, self.settings.timezone)
+
+    @cached_property
+    def feature_rooms(self) -> "FeatureRooms":
+        """What the feature store works with."""
+        from holdfast.backend.pipelines.materialise import FeatureRooms
+
+        return FeatureRooms(self.datasets, self.online, self.blobs, self.clock, self.layout)
+
+    def _feature_set(self, target: str) -> "FeatureSet":
+        """The newest feature set of a target; synthesised when there is none yet."""
+        from holdfast.backend.pipelines.features import synthesise_set
+        from holdfast.core.features.definitions import FeatureSet
+
+        for record in self.features.sets():
+            if record.name == target:
+                return FeatureSet.from_dict(record.definitions, self.own)
+        return synthesise_set(self.datasets, self.features, self.settings, target, own=self.own).feature_set
+
+    @cached_property
     def registry(self) -> "Registry":
         """Runs and model versions."""
         from holdfast.backend.registry.registry import Registry
@@ -132,7 +177,7 @@ class Services:
         log = PredictionLog(self.prediction_log)
         # A script that never closes the project loses no prediction either.
         atexit.register(log.close)
-        return Service(Live(self.sources), log, self.clock)
+        return Service(Live(self.sources), log, self.clock, strict=self.settings.features.strict)
 
     @cached_property
     def lineage(self) -> "Lineage":
@@ -173,6 +218,7 @@ class Services:
             partial(_open_sources, root),
             partial(_open_control, root),
             announce,
+            strict=self.settings.features.strict,
         )
 
     def close(self) -> None:
@@ -181,6 +227,8 @@ class Services:
             self.service.log.close()
             atexit.unregister(self.service.log.close)
             del self.__dict__["service"]
+        if "online_store" in self.__dict__:
+            self.online_store.close()
         if "store" in self.__dict__:
             self.store.close()
 
@@ -199,6 +247,7 @@ def _open_control(root: Path) -> "ControlRooms":
         datasets=lambda: [asdict(version) for version in services.datasets.list()],
         models=lambda: [asdict(version) for version in services.registry.current()],
         newest=services.newest,
+        online=services.online,
     )
 
 

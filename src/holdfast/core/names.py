@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["distinct_stems", "escape", "unescape"]
+__all__ = ["distinct_stems", "escape", "matching", "unescape"]
 
 _LONGEST = 180
 """Bytes; 255 are allowed, and prefixes, suffixes and temporary names need room."""
@@ -81,3 +81,13 @@ def _digested(label: str, name: str) -> str:
     start = name.encode()[: _LONGEST - len(digest) - 2].decode(errors="ignore")
     # A cut escape would read as another character.
     return re.sub(r"%[0-9A-F]?$", "", start) + f"%~{digest}"
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern means, in their order: `*` stands for any characters, `?` for one, all else for itself.
+
+    No other character is special, because names of features hold brackets.
+    """
+    parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in pattern)
+    rule = re.compile("".join(parts), re.DOTALL)
+    return [name for name in names if rule.fullmatch(name)]

@@ -2,13 +2,15 @@
 
 import re
 
-__all__ = ["TRUTH", "number_of", "truth_of", "whole_of"]
+__all__ = ["TRUTH", "number_of", "quantity", "truth_of", "whole_of"]
 
 TRUTH = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("是", "否"), ("1", "0"))
 """Words for true and false, in lower case."""
 _TRUTHS = {word: word == true for true, false in TRUTH for word in (true, false)}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+_TIMES = ((365.25 * 86_400, "years"), (86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"))
 
 
 def whole_of(text: str) -> int | None:
@@ -26,3 +28,12 @@ def number_of(text: str) -> float | None:
 def truth_of(text: str) -> bool | None:
     """The truth value, in any case; None when it is no word for one."""
     return _TRUTHS.get(text.strip().lower())
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number with its unit, for people; seconds as the largest of years, days, hours and minutes that fits."""
+    if unit == "s":
+        for seconds, name in _TIMES:
+            if abs(value) >= seconds:
+                return f"{value / seconds:.3g} {name}"
+    return f"{value:.4g}{' ' + unit if unit else ''}"

@@ -1,7 +1,7 @@
 """The Python client: `holdfast.open(path)` gives a `Project`, whose methods are the verbs of the command line.
 
 Verbs make things (`ingest`, `synthesise`, `train`, `deploy` ...). What is there is looked at, and gone back to, in the
-rooms `data`, `features`, `models` and `deployments`; `service` answers.
+rooms `data`, `features`, `feature_groups`, `models` and `deployments`; `service` answers.
 """
 
 import getpass
@@ -14,16 +14,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.backend.logging import LOGGER
-from holdfast.backend.settings import PROJECT_FILE, Settings, parse
+from holdfast.backend.project_file import parse
+from holdfast.backend.settings import PROJECT_FILE
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.features import FeatureVerbs, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
-    from holdfast.backend.features import Features
     from holdfast.backend.pipelines.features import BuiltMatrix, SynthesisResult
     from holdfast.backend.pipelines.ingest import IngestResult
     from holdfast.backend.pipelines.predict import BatchReport
@@ -37,33 +37,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Project", "init"]
 
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, message)."""
-
 _MASK = "***"
 
 
-class Project:
+class Project(FeatureVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
         self.root = Path(path).resolve()
         self._services = Services(self.root)
-
-    @property
-    def settings(self) -> Settings:
-        """The project file, as it was when the project was opened."""
-        return self._services.settings
-
-    @property
-    def data(self) -> "Datasets":
-        """Versions of the data: list, show, read, compare, go back, confirm the contract."""
-        return self._services.datasets
-
-    @property
-    def features(self) -> "Features":
-        """Feature sets and matrices that were made."""
-        return self._services.features
 
     @property
     def models(self) -> "Registry":
@@ -144,16 +126,6 @@ class Project:
         name = find_target(self.settings, target)
         with self._verb("features", f"synthesise {name}"):
             return synthesise_set(self.data, self.features, self.settings, name, version, own=self._services.own)
-
-    def definitions(self, name: str) -> list[dict[str, str]]:
-        """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
-        from holdfast.core.features.definitions import FeatureSet
-
-        found = FeatureSet.from_dict(self.features.get(name).definitions, self._services.own)
-        return [
-            {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
-            for f in found.features
-        ]
 
     def matrix(
         self, target: str | None = None, *, version: str | None = None, progress: Progress | None = None
@@ -266,9 +238,12 @@ class Project:
         file: str | Path,
         output: str | Path,
         *,
+        strict: bool | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> "BatchReport":
         """Predict every row of a file into `output` (.csv or .parquet).
+
+        With `strict` (by default as `features.strict` says) a row that would have to be repaired is refused.
 
         A file with feature columns is a table of features; any other is a list of entities, with their context.
         """
@@ -280,9 +255,10 @@ class Project:
         with self._verb("predict", f"{name} {path.name}"), file_reader() as read:
             raw = read(path)
             context = {column.name for column in predictor.feature_set.context}
-            given = set(predictor.encoding.names) & set(raw.table.column_names)
+            meant = (predictor.encoding.name_of(column) for column in raw.table.column_names)
+            given = {feature for feature in meant if feature is not None}
             predict = predict_features_file if given - context else predict_entities_file
-            return predict(self.service, name, raw, Path(output), file=path.name, progress=progress)
+            return predict(self.service, name, raw, Path(output), file=path.name, strict=strict, progress=progress)
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Serve predictions and the control plane until SIGINT or SIGTERM; `announce` is told where."""

@@ -30,7 +30,7 @@ TRAIN = np.array([True, True, True, True, False])
 
 
 def test_fit_sees_training_rows_only() -> None:
-    encoding = Encoding.fit(frame(), TRAIN, median=["数"])
+    encoding = Encoding.fit(frame(), TRAIN, missing={"数": "median"})
     number, _, city = encoding.specs
     assert (number.minimum, number.maximum, number.fill, number.nulls) == (1.0, 5.0, 3.0, 1)
     assert city.categories == ("北京", "上海")
@@ -38,7 +38,7 @@ def test_fit_sees_training_rows_only() -> None:
 
 
 def test_encode_replays_it() -> None:
-    matrix = Encoding.fit(frame(), TRAIN, median=["数"]).encode(frame())
+    matrix = Encoding.fit(frame(), TRAIN, missing={"数": "median"}).encode(frame())
     assert matrix[:, 0].tolist() == [1.0, 3.0, 3.0, 5.0, 1000.0]
     assert matrix[:, 2].tolist() == [1, 2, 1, 0, 0]
     assert math.isnan(matrix[2, 1])

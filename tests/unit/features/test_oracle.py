@@ -16,7 +16,13 @@ NAMES = ["customers", "orders"]
 
 
 def test_the_sets_use_every_primitive() -> None:
-    used = {below.primitive.name for name in NAMES for feature in SETS[name].features for below in feature.walk() if below.primitive}
+    used = {
+        below.primitive.name
+        for name in NAMES
+        for feature in SETS[name].features
+        for below in feature.walk()
+        if below.primitive
+    }
     assert used >= set(PRIMITIVES)
 
 

@@ -29,14 +29,20 @@ OPTIONS = Options(
         "MEAN(orders[payer].total WHERE paid = true, 3d)",
         "MAX(orders[payer].SUM(items.数量), 2d)",
         "地区.等级",
-        *(f"{name}(orders[payer].total{tail})" for name in ("MEDIAN", "VARIANCE", "SKEW", "NUM_VALUES", "TREND")
-          for tail in ("", ", 2d", " WHERE 渠道 = 网店", " WHERE total > 0.2, 3d")),
+        *(
+            f"{name}(orders[payer].total{tail})"
+            for name in ("MEDIAN", "VARIANCE", "SKEW", "NUM_VALUES", "TREND")
+            for tail in ("", ", 2d", " WHERE 渠道 = 网店", " WHERE total > 0.2, 3d")
+        ),
         "QUANTILE(orders[payer].total, q=0.75)",
         "QUANTILE(orders[payer].SUM(items.数量), q=0.3, 2d)",
         "MEDIAN(orders[payer].LAST(items.数量))",
         *(f"{name}(orders[payer].paid{tail})" for name in ("ANY", "ALL", "NUM_TRUE") for tail in ("", ", 1d")),
-        *(f"{name}(orders[payer].渠道{tail})" for name in ("ENTROPY", "MODE", "NUM_UNIQUE", "FIRST", "LAST")
-          for tail in (", 3d", " WHERE paid != true")),
+        *(
+            f"{name}(orders[payer].渠道{tail})"
+            for name in ("ENTROPY", "MODE", "NUM_UNIQUE", "FIRST", "LAST")
+            for tail in (", 3d", " WHERE paid != true")
+        ),
         "N_MOST_COMMON(orders[payer].渠道, n=2)",
         "N_MOST_COMMON(orders[payer].渠道, n=3, 2d)",
         "N_MOST_COMMON(orders[payer].MODE(items.kind), n=2, 3d)",
@@ -45,15 +51,30 @@ OPTIONS = Options(
         "TIME_SINCE_LAST(orders[payer] WHERE total <= 0.3, 2d)",
         "TIME_SINCE_FIRST(orders[payer] WHERE paid = false)",
         *(f"{name}(since)" for name in ("QUARTER", "WEEK", "DAY_OF_YEAR", "MINUTE")),
-        "IS_NULL(credit)", "IS_NULL(城市)", "ABSOLUTE(credit)", "NEGATE(credit)", "SQUARE(credit)",
-        "SQUARE_ROOT(credit)", "NATURAL_LOGARITHM(credit)", "NUM_CHARACTERS(城市)", "NUM_WORDS(城市)",
-        "ABOVE(credit, value=0.2)", "BELOW(credit, value=1e3)", "NOT(IS_WEEKEND(since))",
-        "ADD(credit, 地区.税率)", "SUBTRACT(credit, 地区.税率)", "MULTIPLY(credit, SUM(orders[payer].total))",
-        "DIVIDE(SUM(orders[payer].total), COUNT(orders[payer]))", "GREATER_THAN(credit, 地区.税率)",
-        "EQUAL(城市, 地区.等级)", "AND(ABOVE(credit, value=0.2), IS_WEEKEND(since))",
+        "IS_NULL(credit)",
+        "IS_NULL(城市)",
+        "ABSOLUTE(credit)",
+        "NEGATE(credit)",
+        "SQUARE(credit)",
+        "SQUARE_ROOT(credit)",
+        "NATURAL_LOGARITHM(credit)",
+        "NUM_CHARACTERS(城市)",
+        "NUM_WORDS(城市)",
+        "ABOVE(credit, value=0.2)",
+        "BELOW(credit, value=1e3)",
+        "NOT(IS_WEEKEND(since))",
+        "ADD(credit, 地区.税率)",
+        "SUBTRACT(credit, 地区.税率)",
+        "MULTIPLY(credit, SUM(orders[payer].total))",
+        "DIVIDE(SUM(orders[payer].total), COUNT(orders[payer]))",
+        "GREATER_THAN(credit, 地区.税率)",
+        "EQUAL(城市, 地区.等级)",
+        "AND(ABOVE(credit, value=0.2), IS_WEEKEND(since))",
         "OR(ABOVE(credit, value=0.2), IS_WEEKEND(since))",
-        *(f"LAST(orders[payer].{name}(total BY payer))" for name in ("DIFF", "CUM_SUM", "CUM_MEAN", "CUM_MIN", "CUM_MAX",
-                                                                     "PERCENTILE", "LAG")),
+        *(
+            f"LAST(orders[payer].{name}(total BY payer))"
+            for name in ("DIFF", "CUM_SUM", "CUM_MEAN", "CUM_MIN", "CUM_MAX", "PERCENTILE", "LAG")
+        ),
         "MEAN(orders[payer].LAG(total BY payer, periods=2), 2d)",
         "MAX(orders[payer].CUM_COUNT(BY payer))",
         "SUM(orders[payer].TIME_SINCE_PREVIOUS(BY payer))",

@@ -35,6 +35,8 @@ OPTIONS = Options(
 SETS = {name: synthesise(SCHOOL, name, (), OPTIONS).feature_set for name in ("students", "staff", "courses")}
 KEYS = {"students": [*STUDENTS, 99], "staff": [*STAFF, 99], "courses": ["数学", "k", "gone"]}
 
+ASKED = st.tuples(st.integers(0, 2), moments)
+
 
 def run(name: str, world: World, asked: list[tuple[int, int]]) -> FeatureFrame:
     entities = pa.array([KEYS[name][place] for place, _ in asked])
@@ -52,7 +54,8 @@ def run(name: str, world: World, asked: list[tuple[int, int]]) -> FeatureFrame:
              "MEAN(enrolments.grade WHERE passed = True, 2d)", "PERCENT_TRUE(enrolments.ABOVE(grade, value=0))",
              "LAST(enrolments.CUM_SUM(grade BY course))", "LAST(enrolments.LAG(grade BY student, periods=2))",
              "MAX(enrolments.TIME_SINCE_PREVIOUS(BY course))", "QUANTILE(enrolments.grade, q=0.25)",
-             "MEAN(enrolments.ABSOLUTE(grade))", "GREATER_THAN(MAX(enrolments.grade), QUANTILE(enrolments.grade, q=0.25))"},
+             "MEAN(enrolments.ABSOLUTE(grade))",
+             "GREATER_THAN(MAX(enrolments.grade), QUANTILE(enrolments.grade, q=0.25))"},
         ),
         ("staff", {"staff.salary", "COUNT(staff)", "MEAN(staff.salary)", "staff.staff.职称", "staff.COUNT(staff)",
                    "MAX(staff.COUNT(staff))", "SUBTRACT(salary, staff.salary)", "MAX(courses.NUM_WORDS(title))"}),
@@ -64,7 +67,7 @@ def test_what_is_asked(entity: str, names: set[str]) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=2), st.sampled_from(sorted(SETS))
+    schools(), st.lists(ASKED, min_size=1, max_size=2), st.sampled_from(sorted(SETS))
 )
 def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[int, int]], name: str) -> None:
     frame = run(name, World.build(SCHOOL, history.tables()), asked)
@@ -80,7 +83,7 @@ def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[
 
 @settings(max_examples=30, deadline=None)
 @given(
-    schools(), st.lists(st.tuples(st.integers(0, 2), moments), min_size=1, max_size=4), st.sampled_from(sorted(SETS))
+    schools(), st.lists(ASKED, min_size=1, max_size=4), st.sampled_from(sorted(SETS))
 )
 def test_one_entity_from_raw_rows_has_the_bits_of_the_batch(
     history: Generated, asked: list[tuple[int, int]], name: str

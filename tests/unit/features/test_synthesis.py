@@ -65,7 +65,8 @@ def test_seeds_are_taken_as_columns() -> None:
     found = made(seeds={"orders": ("ABOVE(total, value=100)",), "customers": ("ABOVE(credit, value=1)",)},
                  primitives=("default", "AND", "NOT"), depth=1)  # fmt: skip
     assert {"PERCENT_TRUE(orders[payer].ABOVE(total, value=100))", "ABOVE(credit, value=1)",
-            "PERCENT_TRUE(orders[payer].ABOVE(total, value=100), 2d)", "NOT(ABOVE(credit, value=1))"} <= set(found.names)  # fmt: skip
+            "PERCENT_TRUE(orders[payer].ABOVE(total, value=100), 2d)", "NOT(ABOVE(credit, value=1))",
+            } <= set(found.names)  # fmt: skip
     assert found.feature("PERCENT_TRUE(orders[payer].ABOVE(total, value=100), 2d)").describe() == (
         "share of rows of orders by payer in the last 2d for which total is above 100"
     )

@@ -48,9 +48,10 @@ SCHOOL = Schema(
             ("id",),
             links={"manager": "staff"},
         ),
-        "courses": Table("courses", (C("id", T.TEXT), C("teacher", T.INT), C("credits", T.INT), C("title", T.TEXT)), ("id",),
-                         links={"teacher": "staff"}),
-        "students": Table("students", (C("id", T.INT), C("mentor", T.INT), C("级", T.INT)), ("id",), links={"mentor": "staff"}),
+        "courses": Table("courses", (C("id", T.TEXT), C("teacher", T.INT), C("credits", T.INT), C("title", T.TEXT)),
+                         ("id",), links={"teacher": "staff"}),
+        "students": Table("students", (C("id", T.INT), C("mentor", T.INT), C("级", T.INT)), ("id",),
+                          links={"mentor": "staff"}),
         "enrolments": Table(
             "enrolments",
             (C("student", T.INT), C("course", T.TEXT), C("at", T.TIME), C("grade", T.FLOAT), C("passed", T.BOOL)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from holdfast.backend.adapters.files import read_file
-from holdfast.backend.settings import load
+from holdfast.backend.project_file import load
 from holdfast.frontend.demo import DELIVERIES, generate
 from holdfast.frontend.demo.city import City, build
 

@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.backend.pipelines.template import render
-from holdfast.backend.settings import (
-    FeatureSettings,
-    ServingSettings,
-    Settings,
-    SplitSettings,
-    TrainingSettings,
-    load,
-    parse,
-)
+from holdfast.backend.project_file import load, parse
+from holdfast.backend.settings import FeatureSettings, ServingSettings, Settings, SplitSettings, TrainingSettings
 from holdfast.errors import ConflictError, FileError, NotFoundError
 from holdfast.frontend.client import init
 

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from holdfast import __version__
 from holdfast.backend.api import swagger
 from holdfast.backend.api.errors import PROBLEM_TYPE, http_problem, internal_problem, problem
+from holdfast.backend.api.feature_server import add_feature_store
+from holdfast.backend.features.vectors import OnlineFeatures
 from holdfast.backend.pipelines.deploy import deploy, rollback
 from holdfast.backend.pipelines.trace import Lineage, trace_model, trace_prediction
 from holdfast.backend.records import Deployment
@@ -33,7 +35,7 @@ class ControlRooms:
     """What the control plane shows and moves.
 
     `status`, `datasets` and `models` give plain data; `newest` gives label → ModelVersion id of a target's newest
-    versions, for a deployment that names none.
+    versions, for a deployment that names none. `online` reads the feature store.
     """
 
     lineage: Lineage
@@ -41,6 +43,7 @@ class ControlRooms:
     datasets: Callable[[], list[Plain]]
     models: Callable[[], list[Plain]]
     newest: Callable[[str], Mapping[str, str]]
+    online: OnlineFeatures
 
 
 class DeployRequest(BaseModel):
@@ -65,6 +68,7 @@ def create_app(rooms: ControlRooms) -> FastAPI:
     _add_pages(app)
     _add_reads(app, rooms)
     _add_deployments(app, rooms)
+    add_feature_store(app, rooms.online)
     _add_problems(app)
     return app
 

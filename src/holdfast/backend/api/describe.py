@@ -62,10 +62,12 @@ def _feature(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def _example(predictor: Predictor) -> dict[str, Any]:
-    model = next(iter(predictor.models.values()))
-    rows = model.golden_rows
-    fullest = rows[int(np.isnan(rows).sum(axis=1).argmin())]
-    return {"features": [feature_values(model.encoding, fullest)]}
+    values: dict[str, Any] = {}
+    for model in predictor.models.values():
+        rows = model.golden_rows
+        fullest = rows[int(np.isnan(rows).sum(axis=1).argmin())]
+        values = {**feature_values(model.encoding, fullest), **values}
+    return {"features": [{name: values[name] for name in predictor.encoding.names}]}
 
 
 def openapi(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
@@ -129,7 +131,8 @@ def _schemas() -> dict[str, Any]:
     }
     context = {**values, "description": "Columns of the question that are known beforehand."}
     key = {"type": ["string", "integer"]}
-    flags = {"explain": {"type": "boolean", "default": False}}
+    strict = {"type": "boolean", "description": "Repair nothing: refuse and say what; by default features.strict."}
+    flags = {"explain": {"type": "boolean", "default": False}, "strict": strict}
 
     def many(item: Any) -> dict[str, Any]:
         return {"oneOf": [item, {"type": "array", "items": item, "minItems": 1}]}

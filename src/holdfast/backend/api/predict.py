@@ -56,6 +56,7 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     entities: list[EntityQuestion] | EntityQuestion | msgspec.UnsetType = msgspec.UNSET
     merge: bool = False
     explain: bool = False
+    strict: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 _decoder = msgspec.json.Decoder(PredictRequest)
@@ -198,21 +199,25 @@ class PredictApp:
 
     async def _predict(self, target: str, request: PredictRequest) -> Reply:
         service, explain = self.service, request.explain
+        strict = None if request.strict is msgspec.UNSET else request.strict
         if request.features is not msgspec.UNSET:
             rows = request.features if isinstance(request.features, list) else [request.features]
             if len(rows) <= _INLINE_ROWS and not explain:
-                return service.features(target, rows)
-            return await self._slow(lambda: service.features(target, rows, explain=explain))
+                return service.features(target, rows, strict=strict)
+            return await self._slow(lambda: service.features(target, rows, explain=explain, strict=strict))
         if request.entities is not msgspec.UNSET:
             asked = request.entities if isinstance(request.entities, list) else [request.entities]
             questions = [Question(item.id, item.cutoff, item.context) for item in asked]
-            return await self._slow(lambda: service.entities(target, questions, explain=explain))
+            return await self._slow(lambda: service.entities(target, questions, explain=explain, strict=strict))
         given, tables = request.questions, request.rows
         assert given is not msgspec.UNSET
         assert tables is not msgspec.UNSET
         listed = given if isinstance(given, list) else [given]
         questions = [Question(item.entity, item.cutoff, item.context) for item in listed]
-        return await self._slow(lambda: service.rows(target, tables, questions, merge=request.merge, explain=explain))
+        merge = request.merge
+        return await self._slow(
+            lambda: service.rows(target, tables, questions, merge=merge, explain=explain, strict=strict)
+        )
 
     async def _slow(self, work: Callable[[], Reply]) -> Reply:
         if self._waiting >= _MAX_WAITING:

@@ -41,12 +41,15 @@ def serve(
     open_sources: Callable[[], Sources],
     open_control: "Callable[[], ControlRooms]",
     announce: Callable[[str], None],
+    *,
+    strict: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM. To be called on the main thread.
 
-    `log` is the prediction log. `open_sources` and `open_control` are called once in each process that needs them and
-    must be picklable (a module's function, or a `functools.partial` of one). `announce` is told where to look.
-    ConflictError, before anything starts, when a port is taken; UnavailableError when the workers keep dying.
+    `log` is the prediction log; `strict` holds for requests that do not say. `open_sources` and `open_control` are
+    called once in each process that needs them and must be picklable (a module's function, or a `functools.partial` of
+    one). `announce` is told where to look. ConflictError, before anything starts, when a port is taken;
+    UnavailableError when the workers keep dying.
     """
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces
@@ -69,7 +72,8 @@ def serve(
         respawn_failed_workers=True,
         workers_kill_timeout=_STOP_SECONDS,
     )
-    make_app = partial(_open_app, partial(open_service, open_sources, log), serving.max_body_mb << 20, os.getpid())
+    make_service = partial(open_service, open_sources, log, strict)
+    make_app = partial(_open_app, make_service, serving.max_body_mb << 20, os.getpid())
     with _spawning(), _control_plane(serving.host, serving.port + 1, open_control):
         try:
             server.serve(target_loader=make_app, wrap_loader=False)
@@ -79,10 +83,10 @@ def serve(
             ) from error
 
 
-def open_service(open_sources: Callable[[], Sources], log: Path) -> Service:
+def open_service(open_sources: Callable[[], Sources], log: Path, strict: bool = False) -> Service:
     """The service of this process, with a log writer of its own."""
     sources = open_sources()
-    return Service(Live(sources), PredictionLog(log), sources.clock)
+    return Service(Live(sources), PredictionLog(log), sources.clock, strict=strict)
 
 
 def _open_app(make_service: Callable[[], Service], max_body: int, parent: int) -> "PredictApp":

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from holdfast.backend.features.periodic import PERIODIC, periodic_rows
 from holdfast.backend.settings import TargetSettings
-from holdfast.core.features.world import NULL_TIME, instants_of
+from holdfast.core.features.columns import NULL_TIME, instants_of
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, Column, DType, Schema
 from holdfast.core.timeline import NEVER
 from holdfast.errors import ConfigError, InputError

@@ -4,7 +4,7 @@ import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from holdfast.backend.features.files import LABELS_KEY, check_hdf5, write_hdf5
 from holdfast.backend.features.matrix import Matrix
 from holdfast.backend.features.tables import feature_sets, matrices
 from holdfast.backend.ports import Blobs, Clock
@@ -22,7 +23,7 @@ from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
 from holdfast.backend.store.files import sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
-from holdfast.core.features.encoding import UNKNOWN, Encoding
+from holdfast.core.features.encoding import UNKNOWN, Encoding, FeatureSpec
 from holdfast.core.features.frame import Categories
 from holdfast.core.names import escape
 from holdfast.errors import NotFoundError
@@ -85,20 +86,29 @@ class Features:
                 return record
         raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
 
-    def save_matrix(self, matrix: Matrix, encoding: Encoding, folder: str | None) -> MatrixRecord:
+    def save_matrix(
+        self, matrix: Matrix, encoding: Encoding, folder: str | None, formats: Collection[str] = ("pkl", "parquet")
+    ) -> MatrixRecord:
         """Keep a matrix (as Parquet, under its hash), then remember it, then show it below `features/`.
 
-        `folder` is relative to `features/`; None shows nothing, for a matrix of data that is not current. The record's
-        id, path and hash are filled in here; an equal matrix (same bytes) of the same target is one record.
+        `folder` is relative to `features/`; None shows nothing, for a matrix of data that is not current. `formats` are
+        those of the shown matrix: pkl, parquet, h5 (MissingExtraError where h5py is not installed). The record's id,
+        path and hash are filled in here; an equal matrix (same bytes) of the same target is one record.
         """
+        if "h5" in formats:
+            check_hdf5()
         frame, labels = _tables(matrix)
         unlike = labels.rename(columns=lambda name: f"{name} (label)" if name in frame.columns else name)
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pandas(frame.join(unlike), preserve_index=True), sink, compression="zstd")
+        table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
+        about = {LABELS_KEY: json.dumps(list(unlike.columns), ensure_ascii=False).encode()}
+        pq.write_table(
+            table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), sink, compression="zstd"
+        )
         digest = self._blobs.put(sink.getvalue())
         record = self._remember(matrix.record, digest)
         if folder is not None:
-            self._show(self._layout.features / folder, matrix, record, encoding, (frame, labels))
+            self._show(self._layout.features / folder, matrix, record, encoding, (frame, labels), formats=formats)
         return record
 
     def _show(
@@ -108,6 +118,8 @@ class Features:
         record: MatrixRecord,
         encoding: Encoding,
         tables: "tuple[pd.DataFrame, pd.DataFrame]",
+        *,
+        formats: Collection[str],
     ) -> None:
         """Write the files that docs/design/features.md names; the manifest of their hashes last."""
         frame, labels = tables
@@ -124,9 +136,16 @@ class Features:
             "target": record.target,
         }
         parquet = self._blobs.path(record.sha256)
+        writers: dict[str, Callable[[Path], object]] = {
+            "parquet": lambda path: shutil.copyfile(parquet, path),
+            "pkl": partial(_pickle, frame),
+            "h5": partial(write_hdf5, matrix, definitions, record=record),
+        }
+        # A matrix in a format that is not asked for any more would be of other data.
+        for name in writers.keys() - set(formats):
+            (folder / f"{stem}.{name}").unlink(missing_ok=True)
         files: dict[str, Callable[[Path], object]] = {
-            f"{stem}.parquet": lambda path: shutil.copyfile(parquet, path),
-            f"{stem}.pkl": partial(_pickle, frame),
+            **{f"{stem}.{name}": write for name, write in writers.items() if name in formats},
             "feature_definitions.pkl": partial(_pickle, definitions),
             "feature_definitions.json": partial(_json, definitions),
             "feature_database.pkl": partial(_pickle, database),
@@ -185,7 +204,8 @@ def _definitions(feature_set: FeatureSet, encoding: Encoding) -> dict[str, Any]:
                 "description": feature.describe(),
                 "formula": feature.formula,
                 "missing": spec.missing,
-                "fill": UNKNOWN if spec.kind == "category" else spec.fill,
+                "fill": _fill(spec),
+                "aliases": list(spec.aliases),
                 "definition": feature.to_dict(),
             }
         )
@@ -199,6 +219,12 @@ def _definitions(feature_set: FeatureSet, encoding: Encoding) -> dict[str, Any]:
         "categorical_categories": encoding.categorical_categories,
         "schema": feature_set.schema.to_dict(),
     }
+
+
+def _fill(spec: FeatureSpec) -> float | str | None:
+    if not spec.is_category:
+        return spec.fill
+    return UNKNOWN if spec.fill is None else spec.categories[int(spec.fill) - 1]
 
 
 def _statistics(spec: Mapping[str, Any]) -> dict[str, Any]:

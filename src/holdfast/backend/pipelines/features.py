@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
+from holdfast.backend.pipelines.encoding import fit_encoding
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.core.features.definitions import FeatureSet, Kind
-from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.formulas import parse_condition
 from holdfast.core.features.primitives import Primitive
@@ -133,7 +133,8 @@ def build_matrix(
     folder: str | None = "" if name == next(iter(settings.targets)) else escape(name)
     if question.dataset.id != datasets.get().id:
         folder = None
-    record = features.save_matrix(matrix, Encoding.fit(frame, question.parts == TRAIN), folder)
+    encoding = fit_encoding(settings, result.feature_set, frame, question.parts == TRAIN)
+    record = features.save_matrix(matrix, encoding, folder, settings.features.formats)
     report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
     return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late)
 

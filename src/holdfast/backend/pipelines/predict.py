@@ -42,26 +42,27 @@ def predict_features_file(
     output: Path,
     *,
     file: str,
+    strict: bool | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> BatchReport:
     """Predict every row of a table of features into `output` (.csv or .parquet).
 
     Columns that are no features (ids, names) are carried over. Every row is checked first, so that a bad one leaves
     nothing behind; AlignmentError names file, row and column. InputError when a column is called as a result will be.
-    `progress` gets the number of rows done.
+    `strict` refuses rows that would have to be repaired. `progress` gets the number of rows done.
     """
     _check_output(output)
     predictor = service.live.predictor(target)
-    names = [name for name in source.table.column_names if name in set(predictor.encoding.names)]
+    names = [name for name in source.table.column_names if predictor.encoding.name_of(name) is not None]
     carried = source.table.drop_columns(names)
     _check_names(predictor, carried.column_names, file)
     chunks = _Chunks(source, names, file, predictor.encoding)
     for number, rows in chunks:
         with chunks.placed(number):
-            predictor.check(rows)
+            predictor.check(rows, strict=service.strict if strict is None else strict)
     answers = []
     for _, rows in chunks:
-        reply = service.features(target, rows)
+        reply = service.features(target, rows, strict=strict)
         answers += reply["predictions"]
         service.log.flush()
         progress(len(answers))
@@ -75,6 +76,7 @@ def predict_entities_file(
     output: Path,
     *,
     file: str,
+    strict: bool | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> BatchReport:
     """Predict every entity of a list into `output` (.csv or .parquet).
@@ -112,7 +114,7 @@ def predict_entities_file(
         asked.append(questions)
     answers, version = [], None
     for questions in asked:
-        reply = service.entities(target, questions)
+        reply = service.entities(target, questions, strict=strict)
         answers += reply["predictions"]
         version = reply["data_version"]
         service.log.flush()
@@ -132,8 +134,9 @@ class _Chunks:
         self._file = file
         self._table = source.table.select(list(columns))
         text = encoding is not None and source.format.startswith(_TEXT_FORMATS)
-        specs = encoding.specs if encoding and text else ()
-        self._types = {spec.name: _TYPES[spec.kind] for spec in specs if spec.kind in _TYPES and spec.name in columns}
+        kinds = {spec.name: spec.kind for spec in encoding.specs} if encoding and text else {}
+        named = {name: kinds.get(encoding.name_of(name) or "", "") for name in columns} if encoding else {}
+        self._types = {name: _TYPES[kind] for name, kind in named.items() if kind in _TYPES}
 
     def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for start in range(0, self._table.num_rows, _CHUNK):

@@ -16,12 +16,15 @@ import sqlalchemy as sa
 from holdfast import __version__
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Matrix
+from holdfast.backend.pipelines.encoding import fit_encoding, step_rules
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry.artifacts import Identity, build
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.settings import Settings
 from holdfast.backend.training import model_locks, training_session
+from holdfast.core.explore.fitting import fit_steps
+from holdfast.core.explore.steps import Steps
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.learn.fit import Fitted, Recipe, fit, output_of
@@ -54,8 +57,7 @@ class Trained:
 class _Prepared:
     """What all labels of a run share.
 
-    `late` bool [n]: labels known too late to be used. `encoded` float64 [n, features]; `inputs` the same as the booster
-    takes it.
+    `late` bool [n]: labels known too late to be used. `encoded` float64 [n, features].
     """
 
     run: Run
@@ -66,8 +68,24 @@ class _Prepared:
     late: npt.NDArray[np.bool_]
     encoding: Encoding
     encoded: npt.NDArray[np.float64]
-    inputs: npt.NDArray[np.float32]
     beyond: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What one label's model sees.
+
+    `encoding` is of the features that it needs, at `places` of all; `steps` lie between them and the booster (None:
+    nothing does). `replayed` float32 [n, columns] is what serving gives the booster, `fitted` the same but for target
+    encodings of training rows, which are out of fold. `told` goes into the run record.
+    """
+
+    encoding: Encoding
+    places: list[int]
+    steps: Steps | None
+    replayed: npt.NDArray[np.float32]
+    fitted: npt.NDArray[np.float32]
+    told: dict[str, Any]
 
 
 def train(
@@ -177,10 +195,31 @@ def _chosen(matrix: Matrix, labels: Sequence[str] | None) -> tuple[str, ...]:
 def _prepare(run: Run, matrix: Matrix, settings: Settings, data_version: str) -> _Prepared:
     parts, late = split_rows(settings, matrix.entities, matrix.cutoffs, matrix.labels, matrix.label_known)
     frame, beyond = _bounded(matrix.frame)
-    encoding = Encoding.fit(frame, parts == TRAIN)
-    encoded = encoding.encode(frame)
-    inputs = encoded.astype(np.float32)
-    return _Prepared(run, settings, data_version, matrix, parts, late, encoding, encoded, inputs, beyond)
+    encoding = fit_encoding(settings, matrix.feature_set, frame, parts == TRAIN)
+    return _Prepared(run, settings, data_version, matrix, parts, late, encoding, encoding.encode(frame), beyond)
+
+
+def _inputs(prepared: _Prepared, truth: npt.NDArray[np.float64], part: npt.NDArray[np.int8]) -> _Inputs:
+    """Fit the project's transforms and selection on the label's training rows, and run them over all rows."""
+    rules, specs = step_rules(prepared.settings), prepared.encoding.specs
+    matrix, train = prepared.matrix, part == TRAIN
+    if not rules or not train.any():
+        seen = prepared.encoded.astype(np.float32)
+        return _Inputs(prepared.encoding, list(range(len(specs))), None, seen, seen, {})
+    found = fit_steps(
+        rules, specs, prepared.encoded[train], truth[train],
+        task=matrix.task, classes=matrix.classes, seed=prepared.settings.training.seed,
+    )  # fmt: skip
+    steps, places = found.steps.prune()
+    replayed = steps.apply(prepared.encoded[:, places]).astype(np.float32)
+    fitted = replayed.copy()
+    fitted[train] = found.matrix.astype(np.float32)
+    names = [spec.name for spec in steps.outputs]
+    told = {
+        "given": len(specs), "needed": len(places), "seen": len(names),
+        "made": [name for name in names if name not in prepared.encoding.names], "dropped": dict(found.dropped),
+    }  # fmt: skip
+    return _Inputs(prepared.encoding.only(places), places, steps if steps.stages else None, replayed, fitted, told)
 
 
 def _bounded(frame: FeatureFrame) -> tuple[FeatureFrame, dict[str, int]]:
@@ -203,19 +242,21 @@ def _train_one(
     part = np.where(np.isnan(truth), np.int8(UNUSED), prepared.parts)
     recipe = _recipe(prepared.settings)
     try:
+        inputs = _inputs(prepared, truth, part)
         fitted = fit(
-            matrix.task, prepared.inputs, truth, part, recipe, classes=len(matrix.classes), threads=_threads(),
+            matrix.task, inputs.fitted, truth, part, recipe, classes=len(matrix.classes), threads=_threads(),
             progress=lambda n, loss: report(_PACKING * n / (n + 100), f"round {n}, loss {loss:.4f}"),
         )  # fmt: skip
     except HoldfastError as error:
         raise type(error)(error.message, where={"label": label, **error.where}, hint=error.hint) from error
     report(_PACKING, "measuring and packing")
-    figures = _measure(fitted, prepared, truth, part, recipe.seed)
-    record, onnx = _pack(registry, prepared, label, previous, (fitted, part, figures))
+    figures = _measure(fitted, prepared, inputs, truth, part)
+    record, onnx = _pack(registry, prepared, label, previous, (fitted, inputs, part, figures))
     return replace(record, metrics={**figures, "onnx": onnx}), {
         **figures,
         "onnx": onnx,
         "history": list(fitted.history),
+        **({"features": inputs.told} if inputs.told else {}),
     }
 
 
@@ -224,11 +265,11 @@ def _pack(
     prepared: _Prepared,
     label: str,
     previous: str | None,
-    result: tuple[Fitted, npt.NDArray[np.int8], dict[str, Any]],
+    result: tuple[Fitted, _Inputs, npt.NDArray[np.int8], dict[str, Any]],
 ) -> tuple[ModelVersion, dict[str, Any]]:
     """Put all forms of a model among the blobs; its record, and what was measured of its ONNX twin."""
     matrix, run, rule = prepared.matrix, prepared.run, prepared.settings.training
-    fitted, part, figures = result
+    fitted, inputs, part, figures = result
     model = model_name(run.target, label, matrix.task)
     parents = (run.dataset, run.feature_set, run.matrix, run.id, *((previous,) if previous else ()))
     identity = Identity(
@@ -237,8 +278,10 @@ def _pack(
         feature_set=matrix.feature_set.hash, parents=parents, environment=run.environment, note=run.note,
     )  # fmt: skip
     held_out = np.flatnonzero((part == VALIDATE) | (part == TEST))
-    rows = prepared.encoded[held_out if len(held_out) else np.flatnonzero(part == TRAIN)]
-    made = build(fitted, prepared.encoding, identity, classes=matrix.classes, metrics=figures, rows=rows)
+    rows = prepared.encoded[held_out if len(held_out) else np.flatnonzero(part == TRAIN)][:, inputs.places]
+    made = build(
+        fitted, inputs.encoding, identity, classes=matrix.classes, metrics=figures, rows=rows, steps=inputs.steps
+    )
     files = {**made.files, "definitions": matrix.feature_set.to_json()}
     shared = {name: run.parameters[name] for name in ("early_stopping", "imbalance", "seed", "split")}
     record = ModelVersion(
@@ -252,10 +295,14 @@ def _pack(
 
 
 def _measure(
-    fitted: Fitted, prepared: _Prepared, truth: npt.NDArray[np.float64], part: npt.NDArray[np.int8], seed: int
+    fitted: Fitted,
+    prepared: _Prepared,
+    inputs: _Inputs,
+    truth: npt.NDArray[np.float64],
+    part: npt.NDArray[np.int8],
 ) -> dict[str, Any]:
     matrix = prepared.matrix
-    outputs = output_of(fitted.estimator, prepared.inputs)
+    outputs = output_of(fitted.estimator, inputs.replayed)
     figures: dict[str, Any] = {
         name: evaluate(
             matrix.task, truth[part == code], outputs[part == code], threshold=fitted.threshold, classes=matrix.classes
@@ -264,7 +311,9 @@ def _measure(
     }
     test = part == TEST
     figures["intervals"] = {
-        score: bootstrap(score, truth[test], outputs[test], seed=seed, rounds=_BOOTSTRAP_ROUNDS)
+        score: bootstrap(
+            score, truth[test], outputs[test], seed=prepared.settings.training.seed, rounds=_BOOTSTRAP_ROUNDS
+        )
         for score in (_INTERVALS.get(matrix.task, ("roc_auc", "pr_auc")) if test.any() else ())
     }
     late = int((prepared.late & ~np.isnan(truth)).sum())
@@ -308,6 +357,15 @@ def _parameters(settings: Settings, models: Mapping[str, str]) -> dict[str, Any]
         "imbalance": recipe.imbalance,
         "seed": recipe.seed,
         "split": settings.split.model_dump(mode="json", by_alias=True),
+        "features": settings.features.model_dump(
+            mode="json", include={"missing", "aliases", "transforms", "selection"}, exclude_unset=True
+        ),
+        "columns": {
+            f"{t}.{c}": list(said.aliases)
+            for t, r in settings.tables.items()
+            for c, said in r.columns.items()
+            if said.aliases
+        },
         "xgboost": recipe.resolved(),
     }
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from holdfast.backend.registry.onnx_twin import export_onnx
 from holdfast.backend.registry.package import describe, dump_package, dump_weights
+from holdfast.core.explore.steps import Steps
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import Fitted, output_of
 from holdfast.core.learn.serving import ServedModel, pack, unpack
@@ -57,17 +58,22 @@ def build(
     classes: Sequence[str],
     metrics: Mapping[str, Any],
     rows: npt.NDArray[np.float64],
+    steps: Steps | None = None,
 ) -> Artifacts:
     """All forms of one model. `rows` (encoded, float64 [n, features]) are replayed; some become the golden rows.
+
+    `steps` make what the model sees of encoded rows; None where it sees them as they are.
 
     The bundle is opened and verified before it is returned.
     """
     golden = golden_rows(rows)
-    outputs = output_of(fitted.estimator, golden.astype(np.float32))
-    about = {"model": identity.model, "parents": list(identity.parents), "feature_names": list(encoding.names)}
-    twin, measured = export_onnx(fitted, golden, outputs, about)
+    seen = golden if steps is None else steps.apply(golden)
+    outputs = output_of(fitted.estimator, seen.astype(np.float32))
+    names = [spec.name for spec in (steps.outputs if steps else encoding.specs)]
+    about = {"model": identity.model, "parents": list(identity.parents), "feature_names": names}
+    twin, measured = export_onnx(fitted, seen, outputs, about)
     package = {
-        **describe(fitted, encoding, identity.target, classes),
+        **describe(fitted, encoding, identity.target, classes, steps),
         "category": identity.label,
         "label_types": list(identity.labels),
         "version": identity.version,
@@ -87,7 +93,7 @@ def build(
         files["onnx"] = twin
     if importlib.util.find_spec("shap") is not None:
         files["shap"] = _explainer(fitted)
-    serving = _bundle(fitted, encoding, identity, classes, golden)
+    serving = _bundle(fitted, encoding, identity, classes, golden, steps=steps)
     ServedModel(serving).verify()
     return Artifacts(files, serving, measured)
 
@@ -110,14 +116,17 @@ def _bundle(
     identity: Identity,
     classes: Sequence[str],
     golden: npt.NDArray[np.float64],
+    *,
+    steps: Steps | None,
 ) -> bytes:
     booster = fitted.estimator.get_booster()
-    margins = booster.inplace_predict(golden.astype(np.float32), predict_type="margin", validate_features=False)
+    seen = (golden if steps is None else steps.apply(golden)).astype(np.float32)
+    margins = booster.inplace_predict(seen, predict_type="margin", validate_features=False)
     arrays: dict[str, npt.NDArray[Any]] = {
         "booster": np.frombuffer(fitted.ubj, np.uint8),
         "golden_rows": golden,
         "golden_margins": np.asarray(margins, np.float32).reshape(len(golden), -1),
-        "golden_outputs": output_of(fitted.estimator, golden.astype(np.float32)),
+        "golden_outputs": output_of(fitted.estimator, seen),
     }
     forest = fitted.forest
     if forest is not None:
@@ -134,6 +143,7 @@ def _bundle(
         "feature_set": identity.feature_set,
         "link": forest.link if forest is not None else "",
         "engine": fitted.engine,
+        **({"steps": steps.to_dict()} if steps else {}),
     }
     return pack(meta, arrays)
 

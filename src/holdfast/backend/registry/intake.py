@@ -18,6 +18,7 @@ from holdfast.backend.registry.package import open_package
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.store import Store
 from holdfast.backend.store.files import sha256_of
+from holdfast.core.explore.steps import Steps
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.features.primitives import Primitive
@@ -156,7 +157,8 @@ def _definitions(path: Path, package: dict[str, Any], own: Sequence[Primitive]) 
         feature_set = FeatureSet.from_dict(json.loads(data), own)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"the feature definitions cannot be read: {error!r}", where=where) from error
-    if feature_set.hash != digest or list(feature_set.names) != package["feature_names"]:
+    encoding, _, _, _ = _signature(package, {"file": str(path)})
+    if feature_set.hash != digest or not set(encoding.names) <= set(feature_set.names):
         raise IntegrityError(f"the feature definitions are not those of {path.name}", where=where)
     return feature_set
 
@@ -165,7 +167,7 @@ def _version(
     registry: Registry, run: Run, path: Path, package: dict[str, Any], feature_set: FeatureSet
 ) -> ModelVersion:
     where = {"file": str(path)}
-    encoding, target, classes = _signature(package, where)
+    encoding, steps, target, classes = _signature(package, where)
     task, label = package["task"], package["category"]
     estimator = package["model"]
     algorithm = package["algorithm"]
@@ -180,7 +182,8 @@ def _version(
         version = registry.next_version(model, algorithm)
     rows = _made_up_rows(encoding)
     try:
-        fitted = of_estimator(estimator, task, package["threshold"], rows.astype(np.float32))
+        seen = rows if steps is None else steps.apply(rows)
+        fitted = of_estimator(estimator, task, package["threshold"], seen.astype(np.float32))
     except ValueError as error:
         raise IntegrityError(f"the model does not answer: {error}", where={**where, "field": "model"}) from error
     identity = Identity(
@@ -196,7 +199,7 @@ def _version(
         environment=package["environment"],
         note=package["note"],
     )
-    made = build(fitted, encoding, identity, classes=classes, metrics=package["metrics"], rows=rows)
+    made = build(fitted, encoding, identity, classes=classes, metrics=package["metrics"], rows=rows, steps=steps)
     files = {**made.files, "definitions": feature_set.to_json()}
     if version == package["version"]:
         files["package"] = path.read_bytes()
@@ -210,18 +213,20 @@ def _version(
     )  # fmt: skip
 
 
-def _signature(package: dict[str, Any], where: dict[str, Any]) -> tuple[Encoding, str, Sequence[str]]:
+def _signature(package: dict[str, Any], where: dict[str, Any]) -> tuple[Encoding, Steps | None, str, Sequence[str]]:
     signature = package["signature"]
     try:
         encoding = Encoding.from_dict(signature["encoding"])
+        steps = Steps.from_dict(signature["steps"]) if signature.get("steps") else None
         target, classes = str(signature["target"]), [str(name) for name in signature["classes"]]
     except (KeyError, TypeError) as error:
         raise IntegrityError(
             f"the field 'signature' is incomplete: {error}", where={**where, "field": "signature"}
         ) from error
-    if list(encoding.names) != package["feature_names"]:
+    names = [spec.name for spec in (steps.outputs if steps else encoding.specs)]
+    if names != package["feature_names"] or (steps is not None and steps.inputs != encoding.names):
         raise IntegrityError("the field 'signature' is about other features", where={**where, "field": "signature"})
-    return encoding, target, classes
+    return encoding, steps, target, classes
 
 
 def _made_up_rows(encoding: Encoding) -> npt.NDArray[np.float64]:

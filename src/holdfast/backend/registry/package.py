@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from holdfast.backend.store.files import sha256_of
+from holdfast.core.explore.steps import Steps
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import Fitted
 from holdfast.core.learn.importance import cross_weights, feature_importance
@@ -53,17 +54,21 @@ _WEIGHTS_HEAD = """\
 """
 
 
-def describe(fitted: Fitted, encoding: Encoding, target: str, classes: Sequence[str]) -> dict[str, Any]:
-    """The keys of a package that follow from a fitted model and its encoding."""
-    importance = feature_importance(fitted.json, encoding.names)
+def describe(
+    fitted: Fitted, encoding: Encoding, target: str, classes: Sequence[str], steps: Steps | None = None
+) -> dict[str, Any]:
+    """The keys of a package that follow from a fitted model, its encoding, and the steps between the two."""
+    seen = steps.outputs if steps else encoding.specs
+    names = [spec.name for spec in seen]
+    importance = feature_importance(fitted.json, names)
     return {
         "model": fitted.estimator,
-        "feature_names": list(encoding.names),
+        "feature_names": names,
         "feature_importance": importance,
         "feature_weights": dict(importance),
-        "feature_cross_weights": cross_weights(fitted.json, encoding.names),
-        "categorical_categories": encoding.categorical_categories,
-        "feature_stats": {spec.name: _stats(spec) for spec in encoding.specs},
+        "feature_cross_weights": cross_weights(fitted.json, names),
+        "categorical_categories": Encoding(seen).categorical_categories,
+        "feature_stats": {spec.name: _stats(spec) for spec in seen},
         "task": fitted.task,
         "algorithm": type(fitted.estimator).__module__.partition(".")[0],
         "threshold": fitted.threshold,
@@ -75,6 +80,7 @@ def describe(fitted: Fitted, encoding: Encoding, target: str, classes: Sequence[
             "target": target,
             "classes": list(classes),
             "encoding": encoding.to_dict(),
+            **({"steps": steps.to_dict()} if steps else {}),
         },
     }
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from holdfast.backend.ports import Clock
 from holdfast.backend.serving.reasons import explanation
+from holdfast.core.features.alignment import refuse
 from holdfast.core.features.encoding import Encoding, FeatureSpec, Repair
 from holdfast.core.learn.serving import ServedModel
 from holdfast.errors import ConflictError, InputError, IntegrityError
@@ -40,26 +41,34 @@ class _Group:
 class Predictor:
     """All labels of a deployment. Immutable; safe in any number of threads.
 
-    `models` maps label to its opened bundle; all must be of one feature set. `feature_set` computes features from rows.
+    `models` maps label to its opened bundle; all must be of one feature set, of which each may ask for a part.
     """
 
     def __init__(
         self, deployment: str, target: str, models: Mapping[str, ServedModel], feature_set: "FeatureSet", clock: Clock
     ) -> None:
-        """ConflictError when the labels do not share `feature_set` and its names."""
+        """ConflictError when the labels do not share `feature_set`."""
         self.deployment = deployment
         self.target = target
         self.models = dict(models)
         self.feature_set = feature_set
         self._clock = clock
         for label, model in self.models.items():
-            if model.feature_set != feature_set.hash or model.names != feature_set.names:
+            if model.feature_set != feature_set.hash or not set(model.encoding.names) <= set(feature_set.names):
                 raise ConflictError(
                     f"the model of label {label!r} ({model.version}) has another feature set than the deployment",
                     where={"target": target, "label": label},
                     hint="Labels that answer together must be trained on the same features; train them together.",
                 )
         self._groups = tuple(_group(self.models))
+        self.encoding = _merged(self._groups, feature_set.names)
+        """Names, kinds and training ranges of all features that some label asks for, in the order of the set."""
+        self.needed = feature_set
+        """The part of the feature set that some label asks for: what has to be computed."""
+        if self.encoding.names != feature_set.names:
+            needed = set(self.encoding.names)
+            self.needed = replace(feature_set, features=tuple(f for f in feature_set.features if f.name in needed))
+        self._known = frozenset(feature_set.names)
         # One token a process and predictor, then a counter: unique over workers without a random number a request.
         self._token = secrets.token_hex(4)
         self._counter = itertools.count()
@@ -69,29 +78,36 @@ class Predictor:
         """multilabel, binary, multiclass or regression."""
         return next(iter(self.models.values())).task
 
-    @property
-    def encoding(self) -> Encoding:
-        """The encoding of the first label: names, kinds and training ranges of the features."""
-        return self._groups[0].encoding
+    def predict_features(
+        self, rows: Sequence[Mapping[str, Any]], *, explain: bool = False, strict: bool = False
+    ) -> list[Answer]:
+        """Answers for rows of feature values (name → value). AlignmentError names the row and the feature.
 
-    def predict_features(self, rows: Sequence[Mapping[str, Any]], *, explain: bool = False) -> list[Answer]:
-        """Answers for rows of feature values (name → value). AlignmentError names the row and the feature."""
+        `strict` refuses rows that would have to be repaired, and lists every repair.
+        """
         matrices, repairs = [], []
         for group in self._groups:
-            aligned = group.encoding.align(rows)
+            aligned = group.encoding.align(rows, strict=strict, known=self._known)
             matrices.append(aligned.matrix)
             repairs.append(aligned.repairs)
         return self._answer(matrices, [_union(found) for found in zip(*repairs, strict=True)], explain)
 
-    def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def check(self, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> None:
         """AlignmentError if `predict_features` would refuse the rows."""
         for group in self._groups:
-            group.encoding.align(rows)
+            group.encoding.align(rows, strict=strict, known=self._known)
 
-    def predict_frame(self, frame: "FeatureFrame", *, explain: bool = False) -> list[Answer]:
-        """Answers for computed features."""
+    def predict_frame(self, frame: "FeatureFrame", *, explain: bool = False, strict: bool = False) -> list[Answer]:
+        """Answers for computed features; told are categories that training never saw.
+
+        `strict` makes an AlignmentError of them.
+        """
         matrices = [group.encoding.encode(frame) for group in self._groups]
-        return self._answer(matrices, [()] * len(frame), explain)
+        repairs = [group.encoding.inspect(frame, matrix) for group, matrix in zip(self._groups, matrices, strict=True)]
+        found = [_union(one) for one in zip(*repairs, strict=True)]
+        if strict:
+            refuse([{"row": row, **_plain(repair)} for row, one in enumerate(found) for repair in one])
+        return self._answer(matrices, found, explain)
 
     def verify(self) -> None:
         """Replay every model's golden rows, alone and through `predict_features`; IntegrityError when one differs."""
@@ -104,7 +120,9 @@ class Predictor:
             # A golden row may hold NaN where alignment always fills; then it cannot come in through this path.
             reached = ~np.isnan(model.golden_rows[:, _filled(model.encoding)]).any(axis=1)
             same = np.array_equal(aligned[reached], model.golden_rows[reached], equal_nan=True)
-            answers = self.predict_features(rows)
+            # Other labels may ask for features that this one's rows do not have: null, there.
+            matrices = [group.encoding.align(rows, partial=True).matrix for group in self._groups]
+            answers = self._answer(matrices, [()] * len(rows), explain=False)
             outputs = model.predict(aligned).reshape(len(rows), -1).tolist()
             if not same or [_value(answer["labels"][label]) for answer in answers] != outputs:
                 raise IntegrityError(
@@ -137,13 +155,14 @@ class Predictor:
         outputs = model.predict(matrix)
         decisions = model.decide(outputs)
         contributions = model.explain(matrix) if explain else None
+        shown = model.shown_values(matrix) if explain else matrix
         for index, answer in enumerate(answers):
             answer["labels"][label] = _label_answer(model, outputs[index], decisions[index])
             if contributions is not None:
                 values = contributions[index]
                 if model.task == "multiclass":
                     values = values[int(decisions[index])]
-                answer["explanation"][label] = explanation(model, matrix[index], values, answer["labels"][label])
+                answer["explanation"][label] = explanation(model, shown[index], values, answer["labels"][label])
 
 
 def deployment_of(prediction: str) -> str:
@@ -185,6 +204,14 @@ def _group(models: Mapping[str, ServedModel]) -> Iterator[_Group]:
             same.append(label)
     for encoding, labels in groups:
         yield _Group(encoding, tuple(labels))
+
+
+def _merged(groups: Sequence[_Group], order: Sequence[str]) -> Encoding:
+    """The features of all groups, each as the first group that has it knows it, in the order of `order`."""
+    if len(groups) == 1:
+        return groups[0].encoding
+    specs = {spec.name: spec for group in reversed(groups) for spec in group.encoding.specs}
+    return Encoding([specs[name] for name in order if name in specs])
 
 
 def _union(found: Sequence[Sequence[Repair]]) -> Sequence[Repair]:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from holdfast.core.features.encoding import UNKNOWN, FeatureSpec
 from holdfast.core.learn.serving import ServedModel
+from holdfast.core.words import quantity
 
 __all__ = ["explanation"]
 
 _REASONS = 5
-_TIMES = ((365.25 * 86_400, "years"), (86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"))
 
 
 def explanation(
@@ -21,13 +21,13 @@ def explanation(
 ) -> dict[str, Any]:
     """Why an answer is what it is.
 
-    `row` is the encoded row [features], `values` its SHAP values with the base value last [features + 1], in `unit`:
+    `row` has the values of `model.shown`, `values` their SHAP values and the base value [shown + 1], in `unit`:
     log-odds for probabilities (for multiclass: the score of the decided class), the predicted quantity for regression.
     `base` plus all contributions is the model's margin. Contributions are strongest first; those of exactly 0 are
     left out.
     """
     unit = {"regression": "", "multiclass": "score"}.get(model.task, "log-odds")
-    specs = model.encoding.specs
+    specs = model.shown
     order = sorted(np.flatnonzero(values[:-1]).tolist(), key=lambda index: (-abs(values[index]), index))
     result: dict[str, Any] = {
         "base": float(values[-1]),
@@ -66,19 +66,11 @@ def _words(spec: FeatureSpec, number: float) -> str:
         return "not known"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value if isinstance(value, str) else _quantity(value, spec.unit)
+    return value if isinstance(value, str) else quantity(value, spec.unit)
 
 
 def _usual(spec: FeatureSpec) -> str:
     if spec.kind != "number" or spec.minimum is None or spec.maximum is None or spec.mean is None:
         return ""
-    low, mean, high = (_quantity(value, spec.unit) for value in (spec.minimum, spec.mean, spec.maximum))
+    low, mean, high = (quantity(value, spec.unit) for value in (spec.minimum, spec.mean, spec.maximum))
     return f" (in training {low} to {high}, on average {mean})"
-
-
-def _quantity(value: float, unit: str) -> str:
-    if unit == "s":
-        for seconds, name in _TIMES:
-            if abs(value) >= seconds:
-                return f"{value / seconds:.3g} {name}"
-    return f"{value:.4g}{' ' + unit if unit else ''}"

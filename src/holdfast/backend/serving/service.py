@@ -5,12 +5,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from holdfast.backend.ports import Clock
 from holdfast.backend.serving.loader import Live
 from holdfast.backend.serving.log import Logged, PredictionLog
 from holdfast.backend.serving.predictor import Answer, Predictor
 from holdfast.backend.serving.questions import Asked, Question, StoredData, ask, compute
 from holdfast.core.derive import with_derived
+from holdfast.core.features.alignment import refuse
 from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.world import World
 from holdfast.core.schema import Schema
@@ -26,17 +29,24 @@ Reply = dict[str, Any]
 class Service:
     """Predictions of whatever `live` says is deployed. Safe in any number of threads."""
 
-    def __init__(self, live: Live, log: PredictionLog, clock: Clock) -> None:
+    def __init__(self, live: Live, log: PredictionLog, clock: Clock, *, strict: bool = False) -> None:
+        """`strict` is what holds for questions that do not say."""
         self.live = live
         self.log = log
         self._clock = clock
+        self.strict = strict
 
-    def features(self, target: str, rows: Sequence[Mapping[str, Any]], *, explain: bool = False) -> Reply:
-        """Answers for rows of feature values. AlignmentError names row and feature."""
+    def features(
+        self, target: str, rows: Sequence[Mapping[str, Any]], *, explain: bool = False, strict: bool | None = None
+    ) -> Reply:
+        """Answers for rows of feature values. AlignmentError names row and feature.
+
+        With `strict` nothing is repaired: what would be is an AlignmentError that lists all of it.
+        """
         began = time.perf_counter()
         predictor = self.live.predictor(target)
         _some(rows, "features")
-        answers = predictor.predict_features(rows, explain=explain)
+        answers = predictor.predict_features(rows, explain=explain, strict=self._strictly(strict))
         self._write(predictor, "features", rows, answers, began)
         return {"target": target, "deployment": predictor.deployment, "predictions": answers}
 
@@ -48,6 +58,7 @@ class Service:
         *,
         merge: bool = False,
         explain: bool = False,
+        strict: bool | None = None,
     ) -> Reply:
         """Answers from raw rows of any tables: they are all that is seen or, with `merge`, added to the stored ones.
 
@@ -69,16 +80,25 @@ class Service:
         kind = "rows+stored" if stored else "rows"
         notes = _absent_columns(schema, rows)
         return self._computed(
-            predictor, kind, world, questions, began, explain=explain, stored=stored, raw=rows, notes=notes
-        )
+            predictor, kind, world, questions, began, explain=explain, strict=self._strictly(strict), stored=stored,
+            raw=rows, notes=notes,
+        )  # fmt: skip
 
-    def entities(self, target: str, questions: Sequence[Question], *, explain: bool = False) -> Reply:
+    def entities(
+        self, target: str, questions: Sequence[Question], *, explain: bool = False, strict: bool | None = None
+    ) -> Reply:
         """Answers by entity id from the stored rows of the current data version, which the reply names."""
         began = time.perf_counter()
         predictor = self.live.predictor(target)
         _some(questions, "entities")
         stored = self.live.stored(predictor)
-        return self._computed(predictor, "entity", stored.world, questions, began, explain=explain, stored=stored)
+        return self._computed(
+            predictor, "entity", stored.world, questions, began, explain=explain, strict=self._strictly(strict),
+            stored=stored,
+        )  # fmt: skip
+
+    def _strictly(self, asked: bool | None) -> bool:
+        return self.strict if asked is None else asked
 
     def _computed(
         self,
@@ -89,21 +109,23 @@ class Service:
         began: float,
         *,
         explain: bool,
+        strict: bool,
         stored: StoredData | None,
         raw: Any = None,
         notes: Sequence[dict[str, str]] = (),
     ) -> Reply:
         asked = ask(predictor.feature_set, questions, self._clock.now())
-        answers = predictor.predict_frame(compute(predictor.feature_set, world, asked), explain=explain)
         keys = asked.entities.to_pylist()
         unseen = world.codes(predictor.feature_set.entity, asked.entities) < 0
+        if strict:
+            refuse([{"row": row, **note} for row in range(len(keys)) for note in notes])
+            refuse([{"row": int(row), **_stranger(predictor, keys[row])} for row in np.flatnonzero(unseen)])
+        answers = predictor.predict_frame(compute(predictor.needed, world, asked), explain=explain, strict=strict)
         for index, answer in enumerate(answers):
             answer["entity"], answer["cutoff"] = keys[index], isoformat(int(asked.cutoffs[index]))
             answer["repairs"].extend(notes)
             if unseen[index]:
-                entity = predictor.feature_set.entity
-                detail = f"no row mentions {entity} {keys[index]!r}: counts are 0, the rest is missing"
-                answer["repairs"].append({"feature": "", "kind": "entity", "detail": detail})
+                answer["repairs"].append(_stranger(predictor, keys[index]))
         inputs = [{"entity": q.entity, "cutoff": q.cutoff, "context": dict(q.context)} for q in questions]
         version = stored.version if stored else None
         self._write(predictor, kind, inputs, answers, began, asked=asked, version=version, raw=raw)
@@ -144,6 +166,12 @@ class Service:
             )
             for answer, given, entity, cutoff in zip(answers, inputs, entities, cutoffs, strict=False)
         )
+
+
+def _stranger(predictor: Predictor, key: object) -> dict[str, str]:
+    """The repair of an entity that no row mentions."""
+    detail = f"no row mentions {predictor.feature_set.entity} {key!r}: counts are 0, the rest is missing"
+    return {"feature": "", "kind": "entity", "detail": detail}
 
 
 def _absent_columns(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
+from holdfast.core.features.columns import NULL_TIME, categories_of, floats_of, instants_of
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.plan import compile_plan, is_code
@@ -25,7 +26,7 @@ from holdfast.core.features.stages import (
     rows_as_of,
     run_stage,
 )
-from holdfast.core.features.world import NULL_TIME, World, categories_of, floats_of, instants_of
+from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
@@ -44,6 +45,7 @@ class Evaluator:
         self.feature_set = feature_set
         self.plan = compile_plan(feature_set)
         names = feature_set.names
+        self._slots = [(f.name, is_code(f), self.plan.slots[f]) for f in feature_set.features]
         self._dtypes = dict(zip(names, (feature.dtype for feature in feature_set.features), strict=True))
         self._units = dict(zip(names, (feature.unit for feature in feature_set.features), strict=True))
         self._words = dict(zip(names, (feature.describe() for feature in feature_set.features), strict=True))
@@ -67,13 +69,10 @@ class Evaluator:
         return self._frame(subject, len(entities))
 
     def _frame(self, subject: Subject, rows: int) -> FeatureFrame:
-        columns: dict[str, npt.NDArray[np.float64] | Categories] = {}
-        for name, feature in zip(self.feature_set.names, self.feature_set.features, strict=True):
-            slot = self.plan.slots[feature]
-            if is_code(feature):
-                columns[name] = Categories(subject.codes[slot], subject.words[slot])
-            else:
-                columns[name] = subject.numbers[slot]
+        numbers, codes, words = subject.numbers, subject.codes, subject.words
+        columns: dict[str, npt.NDArray[np.float64] | Categories] = {
+            name: Categories(codes[slot], words[slot]) if coded else numbers[slot] for name, coded, slot in self._slots
+        }
         return FeatureFrame(rows, columns, self._dtypes, self._units, self._words)
 
 
@@ -140,13 +139,13 @@ class _Trace:
         world = self.place.world
         index, moments = world.index(link), np.full(len(codes), self.cutoff, np.int64)
         windows = np.array([feature.window] if feature.window else [], np.int64)
-        start, hi, lo, odd = kernels.ranges(
+        start, hi, lo, odd = ranges.ranges(
             codes, moments, windows, self.place.inclusive, index.offsets, index.times, index.odd
         )
         mask = world.sorted_masks(link, (feature.condition,))[0] if feature.condition else _NO_MASK
         begin = lo[0] if len(lo) else start
         seen = (begin, hi, moments, odd, index.known_from, index.known_to, mask)
-        _, _, positions = kernels.visible(np.arange(len(hi)), *seen)
+        _, _, positions = ranges.visible(np.arange(len(hi)), *seen)
         rows = index.order[positions]
         return rows, world.key_codes(link.child)[rows] if world.keyed(link.child) else np.full(len(rows), -1)
 
@@ -159,7 +158,7 @@ class _Trace:
         moments = np.full(len(here), self.cutoff, np.int64)
         odd = np.full(len(here), len(index.odd) > 0, np.uint8)
         seen = (begin, here + 1, moments, odd, index.known_from, index.known_to, _NO_MASK)
-        _, _, positions = kernels.visible(np.arange(len(here)), *seen)
+        _, _, positions = ranges.visible(np.arange(len(here)), *seen)
         return np.asarray(index.order[positions])
 
 

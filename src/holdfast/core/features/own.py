@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
 from holdfast.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run_own(own: "Own", found: "Range", out: Floats) -> None:
     """Compute a user's aggregate into its row of `out` float64 [slots, n]. InputError when its code fails."""
     begin = found.start if own.window < 0 else found.lo[own.window]
     mask = found.masks[own.condition] if own.condition >= 0 else _NO_MASK
-    first, last, positions = kernels.visible(
+    first, last, positions = ranges.visible(
         found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, mask
     )
     values = np.stack([found.numbers[source][positions] for source in own.inputs])

@@ -44,6 +44,8 @@ class Program:
     which: Ints
     slots: Ints
     needs: npt.NDArray[np.uint8]
+    coded: tuple[tuple[int, int], ...]
+    """Slots that take categories, with the source that they are of."""
 
 
 @dataclass(frozen=True)
@@ -310,4 +312,5 @@ def _program(entries: list[tuple[int, int, int, int, int]], windows: int, statis
         slots[window, places[source, condition], statistic] = slot
     asked = [{entry[3] for entry in entries if entry[1:3] == pair} for pair in series]
     needs = [sum(bit for bit, names in _NEEDS.items() if names & statistics_of) for statistics_of in asked]
-    return Program(np.array(series, np.int64), slots, np.array(needs, np.uint8))
+    coded = tuple((slot, source) for _, source, _, statistic, slot in entries if statistic not in (2, 3))
+    return Program(np.array(series, np.int64), slots, np.array(needs, np.uint8), coded)

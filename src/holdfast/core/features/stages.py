@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features import kernels
+from holdfast.core.features import kernels, ranges
+from holdfast.core.features.columns import NULL_TIME
 from holdfast.core.features.definitions import Feature, Kind
 from holdfast.core.features.frame import Categories
 from holdfast.core.features.own import run_own
 from holdfast.core.features.plan import Children, Loops, Program, Stage, is_code
 from holdfast.core.features.steps import run_step
-from holdfast.core.features.world import NULL_TIME, World
+from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 
 __all__ = ["Pairs", "Place", "Range", "Subject", "Values", "empty_subject", "prepare", "rows_as_of", "run_stage",
@@ -36,8 +37,6 @@ _NO_BYTES = np.zeros(0, np.uint8)
 _NO_LO = np.zeros((0, 0), np.int64)
 _CELLS = 4_000_000
 """Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
-_TILE = 16
-"""Pairs visited for one series before the next where no passes are shared: their short ranges stay in the cache."""
 _NO_MASKS = np.zeros((0, 0), np.uint8)
 Jobs = dict[tuple[object, ...], Callable[[], object]]
 
@@ -76,7 +75,6 @@ class Range:
     """The child rows of each of n pairs, as the loops take them; see `kernels`."""
 
     perm: Ints
-    tile: int
     start: Ints
     lo: Ints
     hi: Ints
@@ -98,7 +96,7 @@ def empty_subject(stage: Stage, rows: int) -> Subject:
 def rows_as_of(place: Place, table: str, codes: Ints, cutoffs: Ints) -> Ints:
     """The row that each key's state was in as of its cutoff; -1 for none."""
     states = place.world.states(table)
-    found = kernels.as_of(
+    found = ranges.as_of(
         codes, cutoffs, place.inclusive, states.offsets, states.known_from, states.known_to, states.times
     )
     return np.where(found >= 0, states.order[found], -1) if len(states.order) else np.asarray(found)
@@ -111,7 +109,7 @@ def visiting(codes: Ints, cutoffs: Ints, size: int) -> Ints:
         return np.arange(n)
     if size > 8 * n:
         return np.lexsort((cutoffs, codes))
-    order, _, _ = kernels.sort_blocks(codes + 1, cutoffs, size + 1)
+    order, _, _ = ranges.sort_blocks(codes + 1, cutoffs, size + 1)
     return np.asarray(order)
 
 
@@ -149,7 +147,7 @@ def _put(subject: Subject, dtype: DType, slot: int, values: Values, rows: Ints |
     elif rows is None:
         subject.numbers[slot] = values
     else:
-        kernels.take_numbers(values, rows, subject.numbers[slot])
+        ranges.take_numbers(values, rows, subject.numbers[slot])
 
 
 def _key_codes(world: World, table: str, rows: Ints) -> Ints:
@@ -182,7 +180,7 @@ def _from_parent(
 def _distinct(codes: Ints, cutoffs: Ints, size: int) -> tuple[Ints, Ints]:
     """One position of each distinct (code, cutoff), and for each pair which of them is its."""
     many = size > 8 * len(codes)
-    order = np.lexsort((cutoffs, codes)) if many else kernels.sort_blocks(codes + 1, cutoffs, size + 1)[0]
+    order = np.lexsort((cutoffs, codes)) if many else ranges.sort_blocks(codes + 1, cutoffs, size + 1)[0]
     one, two = codes[order], cutoffs[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = (one[1:] != one[:-1]) | (two[1:] != two[:-1])
@@ -196,12 +194,12 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     world, link = place.world, children.link
     codes, cutoffs, order = asked
     index = world.index(link)
-    start, hi, lo, odd = kernels.ranges(
+    start, hi, lo, odd = ranges.ranges(
         codes, cutoffs, children.windows, place.inclusive, index.offsets, index.times, index.odd
     )
     masks = world.sorted_masks(link, children.conditions) if children.conditions else _NO_MASKS
     found = Range(
-        order, len(order), start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
+        order, start, lo, hi, cutoffs, odd, index.known_from, index.known_to, masks, index.times,
         world.sorted_numbers(link, children.numbers), world.sorted_codes(link, children.codes),
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
@@ -209,7 +207,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     alone = replace(place, pool=None)
 
     def run(part: Ints) -> None:
-        here = replace(found, perm=part, tile=max(len(part), 1))
+        here = replace(found, perm=part)
         _loop(subject, children.stored, here, words)
         if children.stage is not None and children.computed is not None:
             inner, names = _below(alone, children, children.stage, here, begin)
@@ -237,14 +235,14 @@ def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject) -> 
 def _below(place: Place, children: Children, stage: Stage, found: Range, begin: Ints) -> tuple[Range, list[list[str]]]:
     """The children themselves as a stage: their features, as the rows of a range, and the categories of its codes."""
     index, nothing = place.world.index(children.link), _NO_BYTES
-    start, stop, positions = kernels.visible(
+    start, stop, positions = ranges.visible(
         found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, nothing
     )
-    rows, times, moments = kernels.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
+    rows, times, moments = ranges.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
     below = run_stage(stage, place, Pairs(rows, None, moments))
-    lo = kernels.within(found.perm, start, stop, found.cutoffs, children.windows, times)
+    lo = ranges.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
-        found.perm, _TILE, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
+        found.perm, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
         found.masks[:, positions] if len(found.masks) else found.masks, times, below.numbers, below.codes,
     )  # fmt: skip
     return inner, [below.words[slot] for slot in range(stage.codes)]
@@ -260,7 +258,7 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
             kernels.numbers(
-                *walk, program.which, program.needs, found.tile, found.times, found.numbers, program.slots,
+                *walk, program.which, program.needs, found.times, found.numbers, program.slots,
                 subject.numbers,
             )  # fmt: skip
         if program := loops.categories[side]:
@@ -277,13 +275,10 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
 def _categories(
     subject: Subject, program: Program, walk: tuple[Any, ...], found: Range, words: list[list[str]]
 ) -> None:
-    size = max((len(words[source]) for source, _ in program.which), default=0)
+    size = max(len(word) for word in words)
     kernels.categories(*walk, program.which, found.codes, program.slots, subject.numbers, subject.codes, max(size, 1))
-    for window in program.slots:
-        for (source, _), slots in zip(program.which, window, strict=True):
-            for place, slot in enumerate(slots):
-                if slot >= 0 and place not in (2, 3):
-                    subject.words[int(slot)] = words[source]
+    for slot, source in program.coded:
+        subject.words[slot] = words[source]
 
 
 def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.core.features import kernels
+from holdfast.core.features.columns import NULL_TIME
 from holdfast.core.features.own import apply_own
 from holdfast.core.features.primitives import Role
-from holdfast.core.features.world import NULL_TIME
 from holdfast.core.schema import DType
 from holdfast.core.timeline import ZoneOffsets
 

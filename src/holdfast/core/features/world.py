@@ -9,23 +9,24 @@ Conversions are done on first use and kept: a world is as cheap as what is asked
 """
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from holdfast.core.features import kernels
+from holdfast.core.features import ranges
+from holdfast.core.features.arrays import Array, ArrayRows
+from holdfast.core.features.columns import NULL_TIME, Rows
 from holdfast.core.features.definitions import Condition
 from holdfast.core.features.frame import Categories
-from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, DType, Link, Schema, Table
+from holdfast.core.features.keys import ArrowKeys, Keys, ListedKeys
+from holdfast.core.schema import DType, Link, Schema
 from holdfast.core.timeline import ALWAYS, NEVER
 from holdfast.errors import InputError
 
-__all__ = ["NULL_TIME", "Index", "Rows", "States", "World", "categories_of", "floats_of", "instants_of"]
+__all__ = ["Index", "States", "World"]
 
 Ints = npt.NDArray[np.int64]
 _COMPARE = {
@@ -36,90 +37,6 @@ _COMPARE = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-NULL_TIME = -(2**63)
-"""A time that is not known (numpy's not-a-time)."""
-
-
-class Rows:
-    """The rows (all their states) of one table as arrays of equal length."""
-
-    def __init__(self, table: Table, data: pa.Table) -> None:
-        self.table = table
-        self._data = data
-        self._columns: dict[str, npt.NDArray[np.float64] | Ints | Categories] = {}
-
-    def __len__(self) -> int:
-        return int(self._data.num_rows)
-
-    def raw(self, column: str) -> pa.ChunkedArray:
-        """The column as it came."""
-        return self._data.column(column)
-
-    def column(self, name: str) -> npt.NDArray[np.float64] | Ints | Categories:
-        """Numbers and truth values as float64 (NaN = null), times as int64 (NULL_TIME), strings as Categories."""
-        if name not in self._columns:
-            dtype, data = self.table.column(name).dtype, self.raw(name)
-            if dtype.is_number:
-                self._columns[name] = floats_of(data)
-            elif dtype is DType.TIME:
-                self._columns[name] = instants_of(data, NULL_TIME)
-            else:
-                self._columns[name] = categories_of(data)
-        return self._columns[name]
-
-    @cached_property
-    def times(self) -> Ints:
-        """When each row happened; ALWAYS for a table without a time, NULL_TIME where it is null."""
-        if self.table.time is None:
-            return np.full(len(self), ALWAYS, np.int64)
-        times = self.column(self.table.time)
-        assert isinstance(times, np.ndarray)
-        return times.astype(np.int64, copy=False)
-
-    @property
-    def has_history(self) -> bool:
-        """Whether the table says when rows became known."""
-        return KNOWN_FROM in self._data.column_names or KNOWN_TO in self._data.column_names
-
-    @cached_property
-    def known_from(self) -> Ints:
-        """When each state became known; ALWAYS where the table does not say."""
-        if KNOWN_FROM not in self._data.column_names:
-            return np.full(len(self), ALWAYS, np.int64)
-        return instants_of(self.raw(KNOWN_FROM), ALWAYS)
-
-    @cached_property
-    def known_to(self) -> Ints:
-        """When each state was superseded; NEVER while current."""
-        if KNOWN_TO not in self._data.column_names:
-            return np.full(len(self), NEVER, np.int64)
-        return instants_of(self.raw(KNOWN_TO), NEVER)
-
-    def sources(self, positions: Ints) -> list[tuple[str, int]]:
-        """The raw file and row of each of the rows; empty where the table does not say."""
-        if SOURCE_FILE not in self._data.column_names:
-            return []
-        taken = self._data.select([SOURCE_FILE, SOURCE_ROW]).take(pa.array(positions))
-        return list(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
-
-    def fresh(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of numbers as float64 [n], perhaps with several zeros and NaNs; not kept."""
-        kept = self._columns.get(name)
-        if isinstance(kept, np.ndarray) and kept.dtype == np.float64:
-            return kept.astype(np.float64, copy=False)
-        data = self.raw(name)
-        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
-
-    def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
-        """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""
-        return [*(self.ordinal(name) for name in self.table.key or self.table.names), self.known_from]
-
-    def ordinal(self, name: str) -> npt.NDArray[np.float64] | Ints:
-        """The column as numbers that compare as its values do, exactly: large integers are not rounded."""
-        if self.table.column(name).dtype is DType.INT:
-            return integers_of(self.raw(name))
-        column = self.column(name)
-        return column.codes.astype(np.int64) if isinstance(column, Categories) else column
 
 
 @dataclass(frozen=True)
@@ -153,7 +70,7 @@ class World:
     def __init__(self, schema: Schema, tables: Mapping[str, Rows]) -> None:
         self.schema = schema
         self.tables = tables
-        self._spaces: dict[str, pa.Array] = {}
+        self._spaces: dict[str, Keys] = {}
         self._links: dict[tuple[str, str], Ints] = {}
         self._indexes: dict[Link, Index] = {}
         self._states: dict[str, States] = {}
@@ -164,15 +81,19 @@ class World:
         self._matches: dict[tuple[str, Condition], npt.NDArray[np.uint8]] = {}
 
     @staticmethod
-    def build(schema: Schema, tables: Mapping[str, pa.Table]) -> "World":
-        """A world of Arrow tables with the schema's columns (a table that is absent counts as empty).
+    def build(schema: Schema, tables: Mapping[str, pa.Table | Mapping[str, Array]]) -> "World":
+        """A world of tables with the schema's columns (a table that is absent counts as empty).
 
-        Tables with the system columns of `core.schema` keep their history; without them every row counts as known
-        always. InputError when a column is absent or of another type.
+        Arrow tables with the system columns of `core.schema` keep their history; without them, and where a table is
+        given as arrays (see `ArrayRows`), every row counts as known always. InputError when a column is absent or of
+        another type.
         """
-        rows = {}
+        rows: dict[str, Rows] = {}
         for name, table in schema.tables.items():
             data = tables.get(name)
+            if isinstance(data, Mapping):
+                rows[name] = ArrayRows(table, data)
+                continue
             if data is None:
                 data = pa.table({column.name: pa.array([], column.dtype.arrow) for column in table.columns})
             for column in table.columns:
@@ -183,17 +104,9 @@ class World:
             rows[name] = Rows(table, data)
         return World(schema, rows)
 
-    def codes(self, table: str, values: pa.Array) -> Ints:
+    def codes(self, table: str, values: pa.Array | npt.NDArray[np.generic] | Sequence[object]) -> Ints:
         """Codes of key values of `table`, int64 [n]; -1 for null and for keys that nothing mentions."""
-        space = self._space(table)
-        if values.type != space.type:
-            try:
-                values = values.cast(space.type)
-            except pa.ArrowInvalid as error:
-                raise InputError(
-                    f"keys of {table!r} are {space.type}, not {values.type}: {error}", where={"table": table}
-                ) from error
-        return _index_in(values, space)
+        return self._space(table).codes(values)
 
     def key_codes(self, table: str) -> Ints:
         """The code of each row's own key, for a table with a one-column key."""
@@ -231,7 +144,7 @@ class World:
             rows, order = self.tables[link.child], self.index(link).order
             values = np.empty((len(columns), len(order)))
             for place, name in enumerate(columns):
-                kernels.take_numbers(rows.fresh(name), order, values[place])
+                ranges.take_numbers(rows.fresh(name), order, values[place])
             self._numbers[key] = values
         return self._numbers[key]
 
@@ -290,33 +203,22 @@ class World:
             self._matches[table, condition] = met.astype(np.uint8)
         return self._matches[table, condition]
 
-    def _space(self, table: str) -> pa.Array:
+    def _space(self, table: str) -> Keys:
         """Distinct key values of the table: of its own rows and of every link to it."""
         if table not in self._spaces:
-            own = self.tables[table].raw(self.schema.table(table).key[0])
-            parts = [own, *(self.tables[link.child].raw(link.column) for link in self.schema.children(table))]
-            chunks = []
-            for part in parts:
-                if part.type != own.type and part.null_count < len(part):
-                    raise InputError(
-                        f"links to {table!r} are {part.type} but its key is {own.type}",
-                        where={"table": table},
-                        hint="Declare the same type for both under `columns:` in the project file.",
-                    )
-                if part.type == own.type:
-                    chunks.extend(part.chunks)
-            values = pc.unique(pa.chunked_array(chunks, own.type))
-            self._spaces[table] = values.drop_null()
+            parts = [(self.tables[table], self.schema.table(table).key[0])]
+            parts += [(self.tables[link.child], link.column) for link in self.schema.children(table)]
+            if all(isinstance(rows, ArrayRows) for rows, _ in parts):
+                self._spaces[table] = ListedKeys(rows.keys(name) for rows, name in parts if isinstance(rows, ArrayRows))
+            else:
+                self._spaces[table] = ArrowKeys(table, [rows.raw(name) for rows, name in parts])
         return self._spaces[table]
 
     def _coded(self, table: str, column: str, space: str) -> Ints:
         if (table, column) not in self._links:
-            values = self.tables[table].raw(column)
-            target = self._space(space)
-            if values.type != target.type:  # only an all-null column gets here
-                self._links[table, column] = np.full(len(values), -1, np.int64)
-            else:
-                self._links[table, column] = _index_in(values, target)
+            rows = self.tables[table]
+            values = rows.keys(column) if isinstance(rows, ArrayRows) else rows.raw(column)
+            self._links[table, column] = self._space(space).codes(values)
         return self._links[table, column]
 
     def _build_index(self, link: Link) -> Index:
@@ -324,8 +226,8 @@ class World:
         codes, times = self.link_codes(link), rows.times
         if rows.table.time is not None:
             codes = np.where(times == NULL_TIME, -1, codes)
-        order, happened, offsets = kernels.sort_blocks(codes, times, len(self._space(link.parent)))
-        order = _break_ties(order, kernels.ties(offsets, happened), rows)
+        order, happened, offsets = ranges.sort_blocks(codes, times, len(self._space(link.parent)))
+        order = _break_ties(order, ranges.ties(offsets, happened), rows)
         nothing = np.zeros(0, np.int64)
         if not rows.has_history:
             return Index(order, offsets, happened, nothing, nothing, np.zeros(0, np.uint8))
@@ -339,11 +241,18 @@ class World:
 
     def _build_states(self, table: str) -> States:
         rows = self.tables[table]
-        codes = self.key_codes(table)
-        order = np.lexsort((rows.known_to, rows.known_from, codes))
-        order = order[np.searchsorted(codes[order], 0) :]
-        sorted_codes, known_from, known_to = codes[order], rows.known_from[order], rows.known_to[order]
-        overlap = np.flatnonzero((sorted_codes[1:] == sorted_codes[:-1]) & (known_from[1:] < known_to[:-1]))
+        codes, size = self.key_codes(table), len(self._space(table))
+        if rows.has_history:
+            order = np.lexsort((rows.known_to, rows.known_from, codes))
+            order = order[np.searchsorted(codes[order], 0) :]
+            offsets = np.searchsorted(codes[order], np.arange(size + 1)).astype(np.int64)
+            known_from, known_to = rows.known_from[order], rows.known_to[order]
+            same = codes[order[1:]] == codes[order[:-1]]
+            overlap = np.flatnonzero(same & (known_from[1:] < known_to[:-1]))
+        else:
+            order, _, offsets = ranges.sort_blocks(codes, codes, size)
+            known_from, known_to = np.full(len(order), ALWAYS, np.int64), np.full(len(order), NEVER, np.int64)
+            overlap = offsets[1:][offsets[1:] > offsets[:-1] + 1] - 2
         if len(overlap):
             key = rows.table.key[0]
             value = rows.raw(key)[int(order[overlap[0]])].as_py()
@@ -352,11 +261,10 @@ class World:
                 where={"table": table, "column": key, "key": value},
                 hint="A key names one row; send only the newest.",
             )
-        offsets = np.searchsorted(sorted_codes, np.arange(len(self._space(table)) + 1))
         times = rows.times[order]
         # A state without a time has not happened at any cutoff.
         times = np.where(times == NULL_TIME, NEVER, times) if rows.table.time else times
-        return States(order, offsets.astype(np.int64), times, known_from, known_to)
+        return States(order, offsets, times, known_from, known_to)
 
 
 def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
@@ -375,45 +283,3 @@ def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
     order = order.copy()
     order[tied] = members[np.lexsort((*keys, run))]
     return order
-
-
-def floats_of(data: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Numbers or truth values as float64 [n]; null is NaN."""
-    values = np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
-    # One zero and one NaN: equal values must have equal bits.
-    return np.where(np.isnan(values), np.nan, values + 0.0)
-
-
-def integers_of(data: pa.ChunkedArray) -> Ints:
-    """Integers as int64 [n]; null is the smallest one, which no stored integer is unless it means it."""
-    if pa.types.is_null(data.type):
-        return np.full(len(data), NULL_TIME, np.int64)
-    return np.asarray(pc.fill_null(data.cast(pa.int64()), NULL_TIME).to_numpy(), np.int64)
-
-
-def instants_of(data: pa.ChunkedArray, null: int) -> Ints:
-    """Timestamps as int64 microseconds [n], `null` where there is none."""
-    if pa.types.is_null(data.type):
-        return np.full(len(data), null, np.int64)
-    if pa.types.is_timestamp(data.type):
-        data = data.cast(pa.timestamp("us", tz=data.type.tz))
-    return np.asarray(pc.fill_null(data.cast(pa.int64()), null).to_numpy(), np.int64)
-
-
-def categories_of(data: pa.ChunkedArray) -> Categories:
-    """Strings as codes that ascend by Unicode code point."""
-    encoded = pa.chunked_array([data.combine_chunks()] if data.num_chunks != 1 else data.chunks, data.type)
-    array = (
-        pc.dictionary_encode(encoded.chunk(0)) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    )
-    order = np.asarray(pc.array_sort_indices(array.dictionary), np.int64)
-    rank = np.empty(len(order) + 1, np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    rank[-1] = -1
-    codes = rank[np.asarray(pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False))]
-    return Categories(codes, array.dictionary.take(pa.array(order)).to_pylist())
-
-
-def _index_in(values: pa.Array | pa.ChunkedArray, space: pa.Array) -> Ints:
-    found = pc.index_in(values, value_set=space, skip_nulls=True)
-    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)

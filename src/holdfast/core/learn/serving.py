@@ -5,9 +5,11 @@ to 64 bytes, then the arrays, little endian, each at a multiple of 64. The heade
 `{"meta": {...}, "arrays": {name: {"dtype", "shape", "offset"}}}`; offsets count from the first array.
 
 meta    target, label, model, version, task, threshold, classes, encoding (Encoding.to_dict()), feature_set (hash),
-        link, engine (`forest`: the kernel was proven equal; `booster`: it was not)
+        link, engine (`forest`: the kernel was proven equal; `booster`: it was not), steps (Steps.to_dict(): what lies
+        between the encoded features and the model; absent where nothing does)
 arrays  nodes, roots, groups, base (the forest; absent for engine `booster`), booster (uint8: the model as UBJ),
-        golden_rows float64 [g, features], golden_margins float32 [g, outputs], golden_outputs float64 [g(, classes)]
+        golden_rows float64 [g, features] as encoded, golden_margins float32 [g, outputs],
+        golden_outputs float64 [g(, classes)]
 
 `ServedModel(buffer)` reads it from any buffer, such as a memory-mapped file, without copying the arrays.
 """
@@ -21,7 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features.encoding import Encoding
+from holdfast.core.explore.steps import Steps
+from holdfast.core.features.encoding import Encoding, FeatureSpec
 from holdfast.errors import AlignmentError, IntegrityError
 
 __all__ = ["MAGIC", "ServedModel", "pack", "unpack"]
@@ -83,7 +86,9 @@ class ServedModel:
     """One model version, ready to answer. Immutable; safe in any number of threads.
 
     Attributes: target, label, model (`<target>/<label>`), version, task (multilabel, binary, multiclass, regression),
-    threshold (None where the task has none), classes, encoding, feature_set (hash), engine, names (features, in order).
+    threshold (None where the task has none), classes, encoding (of the features that are asked for), feature_set
+    (hash), engine, steps (from encoded features to what the booster sees; None where that is the same), names (what the
+    booster sees, in order), shown (what explanations are about).
     """
 
     def __init__(self, buffer: memoryview | bytes) -> None:
@@ -104,7 +109,11 @@ class ServedModel:
         self.feature_set: str = meta["feature_set"]
         self.engine: str = meta["engine"]
         self.encoding = Encoding.from_dict(meta["encoding"])
-        self.names = self.encoding.names
+        self.steps = Steps.from_dict(meta["steps"]) if meta.get("steps") else None
+        if self.steps is not None and self.steps.inputs != self.encoding.names:
+            raise IntegrityError("the steps of the serving bundle are about other features", where={"field": "steps"})
+        self.names = tuple(spec.name for spec in self.steps.outputs) if self.steps else self.encoding.names
+        self._shown_places = self._places_shown()
         self._link: str = meta["link"]
         self._forest = self._open_forest() if self.engine == "forest" else None
 
@@ -129,7 +138,7 @@ class ServedModel:
 
         The probability of the label, or the predicted number. AlignmentError when the width is another.
         """
-        self._check(matrix)
+        matrix = self._inputs(matrix)
         if self._forest is not None:
             outputs: npt.NDArray[np.float64] = self._forest.predict(matrix)
             return outputs
@@ -143,16 +152,47 @@ class ServedModel:
         return outputs if self.threshold is None else np.asarray(outputs >= self.threshold, np.int64)
 
     def explain(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """SHAP values of encoded rows in margin units, [rows, features + 1], the last column being the base value.
+        """SHAP values of encoded rows in margin units, [rows, shown + 1], the last column being the base value.
 
-        For multiclass [rows, classes, features + 1]. A row sums to its margin (log-odds for probabilities). Exact tree
-        SHAP by the booster (Lundberg et al. 2020, doi:10.1038/s42256-019-0138-9). Imports xgboost at the first call.
+        For multiclass [rows, classes, shown + 1]. A row sums to its margin (log-odds for probabilities). Exact tree
+        SHAP by the booster (Lundberg et al. 2020, doi:10.1038/s42256-019-0138-9); what several columns of the booster
+        say of one feature is added up (see `shown`). Imports xgboost at the first call.
         """
-        self._check(matrix)
+        matrix = self._inputs(matrix)
         import xgboost
 
         data = xgboost.DMatrix(_float32(matrix))
-        return np.asarray(self._booster.predict(data, pred_contribs=True, validate_features=False), np.float64)
+        values = np.asarray(self._booster.predict(data, pred_contribs=True, validate_features=False), np.float64)
+        if self.steps is None or not self.steps.stages:
+            return values
+        folded = np.zeros((*values.shape[:-1], len(self.shown) + 1))
+        for place, shown in enumerate(self._shown_places):
+            folded[..., shown] += values[..., place]
+        folded[..., -1] = values[..., -1]
+        return folded
+
+    @property
+    def shown(self) -> tuple[FeatureSpec, ...]:
+        """What explanations are about: the features asked for, then the columns that are made of several of them."""
+        made = self.steps.outputs if self.steps else ()
+        return (*self.encoding.specs, *(made[place] for place in self._joint))
+
+    def shown_values(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The values of `shown` of encoded rows, [rows, shown]."""
+        return np.hstack([matrix, self._inputs(matrix)[:, self._joint]]) if self._joint else matrix
+
+    @cached_property
+    def _joint(self) -> list[int]:
+        """The columns of the booster that are made of several features."""
+        sources = self.steps.sources if self.steps else ()
+        return [place for place, source in enumerate(sources) if len(source) > 1]
+
+    def _places_shown(self) -> list[int]:
+        """Of each column of the booster its place in `shown`."""
+        if self.steps is None:
+            return list(range(len(self.names)))
+        joint = {place: len(self.encoding.specs) + number for number, place in enumerate(self._joint)}
+        return [joint.get(place, source[0]) for place, source in enumerate(self.steps.sources)]
 
     def verify(self) -> None:
         """Replay the golden rows; IntegrityError when an answer is not the recorded one.
@@ -161,7 +201,7 @@ class ServedModel:
         """
         rows = self._arrays["golden_rows"]
         if self._forest is not None:
-            margins = self._forest.margins(rows)
+            margins = self._forest.margins(self._inputs(rows))
             if margins.tobytes() != self._arrays["golden_margins"].tobytes():
                 raise IntegrityError(f"model {self.model} {self.version} does not give the margins recorded for it")
         if not np.allclose(self.predict(rows), self._arrays["golden_outputs"], rtol=1e-5, atol=1e-7):
@@ -172,11 +212,14 @@ class ServedModel:
         """The encoded rows kept for verification, float64 [g, features]."""
         return self._arrays["golden_rows"]
 
-    def _check(self, matrix: npt.NDArray[np.float64]) -> None:
-        if matrix.ndim != 2 or matrix.shape[1] != len(self.names):
+    def _inputs(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What the booster sees of encoded rows. AlignmentError when the width is another."""
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.encoding.names):
             raise AlignmentError(
-                f"model {self.model} takes rows of {len(self.names)} features, not an array of shape {matrix.shape}"
+                f"model {self.model} takes rows of {len(self.encoding.names)} features, not an array of shape"
+                f" {matrix.shape}"
             )
+        return matrix if self.steps is None else self.steps.apply(matrix)
 
 
 def _float32(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

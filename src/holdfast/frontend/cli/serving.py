@@ -44,6 +44,7 @@ def predict(
         list[str] | None, typer.Option("--context", metavar="NAME=VALUE", help="What is known beforehand.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, for --entity.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Repair nothing: refuse, and say what.")] = False,
 ) -> None:
     """Predict files, or one entity as it was known at a time."""
     if bool(files) == (entity is not None):
@@ -51,14 +52,16 @@ def predict(
     if files and (at or context or explain):
         raise typer.BadParameter("--at, --context and --explain go with --entity; a file has columns for them")
     if entity is None:
-        _predict_files(session, files or [], target, output)
+        _predict_files(session, files or [], target, output, strict or None)
         return
     name, question = session.project.question(target, entity, at, _pairs(context or []))
-    reply = session.project.service.entities(name, [question], explain=explain)
+    reply = session.project.service.entities(name, [question], explain=explain, strict=strict or None)
     session.show(reply, lambda: show_answer(session, reply))
 
 
-def _predict_files(session: Session, files: list[Path], target: str | None, output: Path | None) -> None:
+def _predict_files(
+    session: Session, files: list[Path], target: str | None, output: Path | None, strict: bool | None
+) -> None:
     if output is not None and len(files) > 1:
         raise typer.BadParameter("--output takes the predictions of one file")
     done = []
@@ -67,7 +70,7 @@ def _predict_files(session: Session, files: list[Path], target: str | None, outp
             report(number, len(files), file.name)
             place = output or file.with_name(f"{file.name.split('.')[0]}_predictions.csv")
             said = partial(_rows_done, report, number, len(files), file.name)
-            done.append(session.project.predict_file(target, file, place, progress=said))
+            done.append(session.project.predict_file(target, file, place, strict=strict, progress=said))
         report(len(files), len(files), "done")
 
     def human() -> None:

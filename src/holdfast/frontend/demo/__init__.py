@@ -74,6 +74,14 @@ targets:
     label: score
 
 features: {depth: 2, windows: [all, 90d, 365d]}
+feature_groups:                        # what is looked up together, by restaurant: `holdfast features materialise`
+  厨房:
+    entity: 餐厅
+    features: ["MEAN(inspections.score, 365d)", "COUNT(violations*)", MODE(violations.风险), 区]
+    owner: team-food
+    description: how the kitchen fared when it was visited
+    tags: {domain: 卫生}
+  邻里: {entity: 餐厅, features: ["COUNT(投诉, 90d)", TIME_SINCE_LAST(投诉)], ttl: 3650d, owner: team-service}
 split: {by: time, train: "< 2024-01-01", validate: "< 2024-04-01", test: "< 2024-07-01"}
 """
 

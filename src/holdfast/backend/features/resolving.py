@@ -1,0 +1,104 @@
+"""What a feature group of the project file means: the feature set, over the schema of one dataset version."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from holdfast.backend.settings import FeatureGroupSettings, Settings
+from holdfast.core.features.definitions import Feature, FeatureSet, Kind
+from holdfast.core.features.formulas import parse_feature
+from holdfast.core.features.synthesis import Options, synthesise
+from holdfast.core.schema import Schema
+from holdfast.errors import ConfigError
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    name: str, given: FeatureGroupSettings, settings: Settings, schema: Schema, set_of: Callable[[str], FeatureSet]
+) -> tuple[FeatureSet, tuple[str, ...]]:
+    """The features of a group, and the names of those of its target that only a question could compute.
+
+    ConfigError names the key of the project file.
+    """
+    key = f"feature_groups.{name}"
+    if given.target is not None:
+        found = set_of(given.target)
+        kept = [feature for feature in found.features if not _asks(feature)]
+        left_out = tuple(feature.name for feature in found.features if _asks(feature))
+        if not kept:
+            raise ConfigError(f"target {given.target!r} has only features of its question", where={"key": key})
+        return replace(found, features=tuple(kept), context=()), left_out
+    assert given.entity is not None
+    features = []
+    for text in given.features:
+        features += _features(text, given.entity, settings, schema, f"{key}.features")
+    features = list(_once(features))
+    _check_personal(features, schema, f"{key}.features")
+    used = {
+        given.entity,
+        *(table for f in features for g in f.walk() if g.link for table in (g.link.child, g.link.parent)),
+    }
+    tables = {
+        table.name: replace(table, links={c: p for c, p in table.links.items() if p in used})
+        for table in schema.tables.values()
+        if table.name in used
+    }
+    needed = Schema(tables, schema.timezone)
+    return FeatureSet(given.entity, tuple(features), needed, (), settings.features.include_cutoff), ()
+
+
+def _asks(feature: Feature) -> bool:
+    return any(part.kind is Kind.CONTEXT for part in feature.walk())
+
+
+def _features(text: str, entity: str, settings: Settings, schema: Schema, key: str) -> list[Feature]:
+    """What one entry stands for: a pattern for synthesised features, else one formula."""
+    if "*" in text or "?" in text:
+        rule = settings.features
+        declared = rule.conditions if isinstance(rule.conditions, dict) else {}
+        conditions = {}
+        for column, values in declared.items():
+            table, _, name = column.partition(".")
+            conditions[table, name] = values
+        options = Options(
+            depth=rule.depth, windows=rule.windows, primitives=rule.primitives, conditions=conditions,
+            limit=rule.max, include=[text], exclude=rule.exclude, include_cutoff=rule.include_cutoff,
+        )  # fmt: skip
+        try:
+            return _named(text, synthesise(schema, entity, (), options).feature_set.features, key)
+        except ConfigError as error:
+            if error.where.get("key") != "features.include":
+                raise
+            return _named(text, (), key)
+    try:
+        return [parse_feature(text, schema, entity)]
+    except ConfigError as error:
+        raise ConfigError(error.message, where={**error.where, "key": key}, hint=error.hint) from error
+
+
+def _named(text: str, features: Iterable[Feature], key: str) -> list[Feature]:
+    """The features that a name or pattern (`*` any text, `?` one character) means."""
+    wild = re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+    found = [feature for feature in features if feature.name == text or wild.fullmatch(feature.name)]
+    if not found:
+        raise ConfigError(
+            f"no feature is called {text!r}", where={"key": key},
+            hint="`holdfast features show TARGET` lists those of a target; or write the formula.",
+        )  # fmt: skip
+    return found
+
+
+def _once(features: Iterable[Feature]) -> Iterable[Feature]:
+    return {feature.name: feature for feature in features}.values()
+
+
+def _check_personal(features: Iterable[Feature], schema: Schema, key: str) -> None:
+    for feature in features:
+        for part in feature.walk():
+            if part.kind is Kind.COLUMN and schema.table(part.table).column(part.column).personal:
+                raise ConfigError(
+                    f"feature {feature.name!r} would show the personal column {part.column!r}",
+                    where={"key": key, "table": part.table, "column": part.column},
+                    hint="Personal columns are never features.",
+                )
