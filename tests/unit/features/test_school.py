@@ -66,9 +66,7 @@ def test_what_is_asked(entity: str, names: set[str]) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    schools(), st.lists(ASKED, min_size=1, max_size=2), st.sampled_from(sorted(SETS))
-)
+@given(schools(), st.lists(ASKED, min_size=1, max_size=2), st.sampled_from(sorted(SETS)))
 def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[int, int]], name: str) -> None:
     frame = run(name, World.build(SCHOOL, history.tables()), asked)
     for feature in SETS[name].features:
@@ -82,9 +80,7 @@ def test_every_feature_means_what_it_says(history: Generated, asked: list[tuple[
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    schools(), st.lists(ASKED, min_size=1, max_size=4), st.sampled_from(sorted(SETS))
-)
+@given(schools(), st.lists(ASKED, min_size=1, max_size=4), st.sampled_from(sorted(SETS)))
 def test_one_entity_from_raw_rows_has_the_bits_of_the_batch(
     history: Generated, asked: list[tuple[int, int]], name: str
 ) -> None:
