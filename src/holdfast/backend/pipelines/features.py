@@ -225,9 +225,10 @@ def _conditions(question: _Question, settings: Settings, horizon: int) -> Values
     for table in question.schema.tables.values():
         if not table.links:
             continue
-        known = question.tables[table.name].filter(
-            pc.less_equal(question.tables[table.name].column(KNOWN_FROM).cast(pa.int64()), horizon)
-        )
+        known = question.tables[table.name]
+        known = known.filter(pc.less_equal(known.column(KNOWN_FROM).cast(pa.int64()), horizon))
+        if table.time:  # what happens at the horizon itself is seen by no training row
+            known = known.filter(pc.less(known.column(table.time).cast(pa.int64()), horizon))
         for column in table.columns:
             plain = column.dtype in (DType.CATEGORY, DType.BOOL) and column.name not in table.links
             if plain and not column.personal and (values := _common_values(known.column(column.name))):
