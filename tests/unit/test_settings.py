@@ -144,3 +144,16 @@ def test_what_is_wrong_of_a_derived_table_is_named(before: str, after: str, line
     with pytest.raises(ConfigError, match=message) as caught:
         parse(DERIVED.replace(before, after, 1))
     assert (caught.value.where["line"], caught.value.where["key"]) == (line, key)
+
+
+def test_plugins_seeds_and_conditions_of_any_type_are_read() -> None:
+    text = (
+        "project: p\nplugins: gini\ntables: {t: {files: t.csv}}\n"
+        "features: {conditions: {t.a: [true, 3, 1.5, 风险]}, seeds: {t: 'ABOVE(x, value=1)'}, windowed: [TREND]}\n"
+    )
+    found = parse(text)
+    assert found.plugins == ("gini",)
+    assert found.features.conditions == {"t.a": (True, 3, 1.5, "风险")}
+    assert [type(value) for value in found.features.conditions["t.a"]] == [bool, int, float, str]  # type: ignore[index]
+    assert found.features.seeds == {"t": ("ABOVE(x, value=1)",)}
+    assert found.features.conditional == ("COUNT", "TIME_SINCE_LAST")

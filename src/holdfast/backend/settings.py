@@ -271,7 +271,10 @@ class FeatureSettings(_Model):
     depth: int = Field(2, ge=0, le=4)
     windows: Names = ("all", "90d", "365d")
     primitives: Names = ("default",)
-    conditions: dict[str, tuple[str, ...]] | Literal["auto", "none"] = "auto"
+    conditions: dict[str, tuple[bool | int | float | str, ...]] | Literal["auto", "none"] = "auto"
+    conditional: Names = ("COUNT", "TIME_SINCE_LAST")
+    windowed: Names = ()
+    seeds: dict[str, Names] = {}
     max: int = Field(500, ge=1)
     include: Names = ()
     exclude: Names = ()
@@ -408,6 +411,7 @@ class Settings(_Model):
     split: SplitSettings = SplitSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
+    plugins: Names = ()
     online: OnlineSettings = OnlineSettings()
     feature_groups: dict[str, FeatureGroupSettings] = {}
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.backend.serving.service import Service
     from holdfast.backend.store import Store
     from holdfast.core.features.definitions import FeatureSet
+    from holdfast.core.features.primitives import Primitive
 
 __all__ = ["Services", "file_reader"]
 
@@ -41,6 +42,13 @@ class Services:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
         start_logging(self.layout.logs)
+
+    @cached_property
+    def own(self) -> "tuple[Primitive, ...]":
+        """The primitives of the user's own: of `plugins` in the project file, and of installed packages."""
+        from holdfast.backend.adapters.plugins import load_plugins
+
+        return load_plugins(self.layout.root, self.settings.plugins)
 
     @cached_property
     def clock(self) -> "Clock":
@@ -121,8 +129,8 @@ class Services:
 
         for record in self.features.sets():
             if record.name == target:
-                return FeatureSet.from_dict(record.definitions)
-        return synthesise_set(self.datasets, self.features, self.settings, target).feature_set
+                return FeatureSet.from_dict(record.definitions, self.own)
+        return synthesise_set(self.datasets, self.features, self.settings, target, own=self.own).feature_set
 
     @cached_property
     def registry(self) -> "Registry":
@@ -147,7 +155,7 @@ class Services:
         return Sources(
             deployments=self.deployments,
             model=self.registry.get,
-            feature_set=lambda identity: FeatureSet.from_dict(self.features.get(identity).definitions),
+            feature_set=lambda identity: FeatureSet.from_dict(self.features.get(identity).definitions, self.own),
             dataset=self.datasets.current,
             tables=lambda version: self.datasets.read(version.id),
             blobs=self.blobs,
@@ -181,6 +189,7 @@ class Services:
             log=self.prediction_log,
             run=self.registry.run,
             feature_set=self.features.get,
+            own=self.own,
             matrix=self.features.matrix,
             dataset=self.datasets.get,
             raw_files=self.datasets.files,

@@ -127,7 +127,7 @@ class Project(FeatureVerbs):
 
         name = find_target(self.settings, target)
         with self._verb("features", f"synthesise {name}"):
-            return synthesise_set(self.data, self.features, self.settings, name, version)
+            return synthesise_set(self.data, self.features, self.settings, name, version, own=self._services.own)
 
     def matrix(
         self,
@@ -148,8 +148,9 @@ class Project(FeatureVerbs):
         name = find_target(self.settings, target)
         with self._verb("features", f"matrix {name}"):
             return build_matrix(
-                self.data, self.features, self._frozen(frozen_at), name, version=version, full=full, progress=progress
-            )
+                self.data, self.features, self._frozen(frozen_at), name,
+                version=version, full=full, progress=progress, own=self._services.own,
+            )  # fmt: skip
 
     def _frozen(self, moment: str | None) -> "Settings":
         """The settings with history frozen at another moment."""
@@ -191,7 +192,7 @@ class Project(FeatureVerbs):
         from holdfast.backend.registry.intake import import_folder
 
         with self._verb("import", str(folder)):
-            return import_folder(self.models, self.features, Path(folder), trust=trust)
+            return import_folder(self.models, self.features, Path(folder), trust=trust, own=self._services.own)
 
     def scan_models(self, folder: str | Path | None = None) -> "list[Finding]":
         """Look at the files of a folder of models (by default data/model) without opening any.

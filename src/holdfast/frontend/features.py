@@ -53,7 +53,7 @@ class FeatureVerbs:
         """The features of a set, given by its target or the beginning of its id: name, type, formula, description."""
         from holdfast.core.features.definitions import FeatureSet
 
-        found = FeatureSet.from_dict(self.features.get(name).definitions)
+        found = FeatureSet.from_dict(self.features.get(name).definitions, self._services.own)
         return [
             {"name": f.name, "type": f.dtype.value, "formula": f.formula, "description": f.describe()}
             for f in found.features
@@ -64,7 +64,7 @@ class FeatureVerbs:
         """Feature definitions as data: compared in words, written to a file, read from Featuretools' JSON."""
         from holdfast.backend.pipelines.definitions import Exchange
 
-        return Exchange(self.data, self.features, self.settings)
+        return Exchange(self.data, self.features, self.settings, self._services.own)
 
     def discover(
         self,
@@ -86,8 +86,9 @@ class FeatureVerbs:
         with self._verb("features", f"discover {name}"):
             file = None if picture is None else check_picture(Path(picture))
             found = discover_labels(
-                self.data, self.features, self.settings, name, label=label, top=top, progress=progress
-            )
+                self.data, self.features, self.settings, name, label=label, top=top, progress=progress,
+                own=self._services.own,
+            )  # fmt: skip
             if file is not None:
                 draw(found, file)
         return found

@@ -13,7 +13,7 @@ from holdfast.core.features.definitions import Condition, Feature, Kind
 from holdfast.core.schema import DType
 from holdfast.core.timeline import DAY
 
-from .worlds import ROW, SCHEMA, Generated
+from .worlds import ROW, Generated
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,27 +34,27 @@ def value(world: Generated, feature: Feature, row: ROW | None, key: Any, cutoff:
             return value(world, feature.inputs[0], parent, linked, cutoff, context)
         case Kind.TRANSFORM:
             found = [value(world, inner, row, key, cutoff, context) for inner in feature.inputs]
-            return transform(feature, found, cutoff)
+            return transform(world, feature, found, cutoff)
         case Kind.WITHIN:
             return within(world, feature, row, cutoff)
         case Kind.AGGREGATE:
             return aggregate(world, feature, key, cutoff, context)
 
 
-def visible(row: ROW, table: str, cutoff: int) -> bool:
-    time = SCHEMA.table(table).time
+def visible(world: Generated, row: ROW, table: str, cutoff: int) -> bool:
+    time = world.schema.table(table).time
     happened = time is None or row[time] < cutoff
     return happened and row["known_from"] <= cutoff and (row["known_to"] is None or cutoff < row["known_to"])
 
 
 def state(world: Generated, table: str, key: Any, cutoff: int) -> ROW | None:
-    name = SCHEMA.table(table).key[0]
-    found = [row for row in world.states[table] if row[name] == key and visible(row, table, cutoff)]
+    name = world.schema.table(table).key[0]
+    found = [row for row in world.states[table] if row[name] == key and visible(world, row, table, cutoff)]
     assert len(found) <= 1
     return found[0] if found else None
 
 
-def transform(feature: Feature, found: list[Any], cutoff: int) -> float | None:
+def transform(world: Generated, feature: Feature, found: list[Any], cutoff: int) -> float | None:
     primitive, one = feature.primitive.name, found[0]
     if primitive == "IS_NULL":
         return float(one is None)
@@ -66,7 +66,7 @@ def transform(feature: Feature, found: list[Any], cutoff: int) -> float | None:
     if None in found:
         return None
     if feature.inputs[0].dtype is DType.TIME:
-        return calendar(primitive, one, cutoff)
+        return calendar(primitive, one, cutoff, world.schema.timezone)
     bound = dict(feature.parameters).get("value")
     with_two = found[-1]
     plain = {
@@ -95,9 +95,9 @@ def within(world: Generated, feature: Feature, row: ROW | None, cutoff: int) -> 
     link, primitive = feature.link, feature.primitive.name
     if row is None or row[link.column] is None:
         return None
-    table = SCHEMA.table(link.child)
+    table = world.schema.table(link.child)
     rows = [r for r in world.states[link.child] if r[link.column] == row[link.column]]
-    rows = sorted((r for r in rows if visible(r, link.child, cutoff)), key=lambda r: order(link.child, r))
+    rows = sorted((r for r in rows if visible(world, r, link.child, cutoff)), key=lambda r: order(world, link.child, r))
     rows = rows[: next(i for i, r in enumerate(rows) if r is row) + 1]
     if primitive == "CUM_COUNT":
         return float(len(rows))
@@ -126,10 +126,10 @@ def within(world: Generated, feature: Feature, row: ROW | None, cutoff: int) -> 
     }[primitive]
 
 
-def calendar(primitive: str, moment: int, cutoff: int) -> float:
+def calendar(primitive: str, moment: int, cutoff: int, timezone: str) -> float:
     if primitive == "TIME_SINCE":
         return (cutoff - moment) / 1e6
-    local = (EPOCH + timedelta(microseconds=moment)).astimezone(ZoneInfo(SCHEMA.timezone))
+    local = (EPOCH + timedelta(microseconds=moment)).astimezone(ZoneInfo(timezone))
     values = {
         "YEAR": local.year,
         "MONTH": local.month,
@@ -148,15 +148,15 @@ def calendar(primitive: str, moment: int, cutoff: int) -> float:
 def aggregate(world: Generated, feature: Feature, key: Any, cutoff: int, context: ROW) -> Any:
     link, condition = feature.link, feature.condition
     assert link is not None
-    table = SCHEMA.table(link.child)
+    table = world.schema.table(link.child)
     rows = [row for row in world.states[link.child] if key is not None and row[link.column] == key]
-    rows = [row for row in rows if visible(row, link.child, cutoff)]
+    rows = [row for row in rows if visible(world, row, link.child, cutoff)]
     if feature.window:
         assert table.time is not None
         rows = [row for row in rows if row[table.time] >= cutoff - feature.window]
     if condition:
         rows = [row for row in rows if met(row[condition.column], condition)]
-    rows.sort(key=lambda row: order(link.child, row))
+    rows.sort(key=lambda row: order(world, link.child, row))
     if feature.window:
         rows.reverse()  # newest first: the walk of windows
     times = [row[table.time] if table.time else 0 for row in rows]
@@ -181,8 +181,8 @@ def met(value: Any, condition: Condition) -> bool:
     return value is not None and compare(value, condition.value)
 
 
-def order(table: str, row: ROW) -> tuple[Any, ...]:
-    schema = SCHEMA.table(table)
+def order(world: Generated, table: str, row: ROW) -> tuple[Any, ...]:
+    schema = world.schema.table(table)
     names = schema.key or schema.names
     content = tuple((row[name] is not None, row[name] if row[name] is not None else 0) for name in names)
     # Null categories and integers come first; other numbers can be null only beside an unequal key.

@@ -1,4 +1,7 @@
-"""Small generated worlds: regions ← customers ← orders ← items, with corrections, late rows, ties, nulls, Unicode."""
+"""Small generated worlds, with corrections, late rows, ties, nulls, Unicode.
+
+Regions ← customers ← orders ← items; and a school: students ← enrolments → courses → staff, whose managers are staff.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +40,30 @@ SCHEMA = Schema(
     },
     "Asia/Shanghai",
 )  # fmt: skip
+SCHOOL = Schema(
+    {
+        "staff": Table(
+            "staff",
+            (C("id", T.INT), C("manager", T.INT), C("salary", T.FLOAT), C("职称", T.CATEGORY)),
+            ("id",),
+            links={"manager": "staff"},
+        ),
+        "courses": Table("courses", (C("id", T.TEXT), C("teacher", T.INT), C("credits", T.INT), C("title", T.TEXT)),
+                         ("id",), links={"teacher": "staff"}),
+        "students": Table("students", (C("id", T.INT), C("mentor", T.INT), C("级", T.INT)), ("id",),
+                          links={"mentor": "staff"}),
+        "enrolments": Table(
+            "enrolments",
+            (C("student", T.INT), C("course", T.TEXT), C("at", T.TIME), C("grade", T.FLOAT), C("passed", T.BOOL)),
+            (),
+            "at",
+            {"student": "students", "course": "courses"},
+        ),
+    },
+    "Asia/Shanghai",
+)  # fmt: skip
+"""A link table between many and many, and a table that links to itself."""
+STAFF, COURSES, STUDENTS = [1, 2, 3], ["数学", "k"], [7, 8]
 CUSTOMERS, ORDERS, REGIONS = [1, 2**60, 2**60 + 1], ["甲", "乙", "c", "d"], ["东", "w"]
 WORDS = ["网店", "门店", "é", "z", None]
 ROW = dict[str, Any]
@@ -47,16 +74,17 @@ class Generated:
     """States per table: dicts of columns plus `known_from` and `known_to` (None while current), in days."""
 
     states: dict[str, list[ROW]]
+    schema: Schema = SCHEMA
 
     def tables(self) -> dict[str, pa.Table]:
         """Stored tables with all states."""
-        return {name: stored(SCHEMA.table(name), rows) for name, rows in self.states.items()}
+        return {name: stored(self.schema.table(name), rows) for name, rows in self.states.items()}
 
     def known(self, cutoff: int) -> dict[str, list[ROW]]:
         """What a caller who knows all that was known at the cutoff would send: JSON rows per table."""
         return {
             name: [
-                json_row(SCHEMA.table(name), row)
+                json_row(self.schema.table(name), row)
                 for row in rows
                 if row["known_from"] <= cutoff and (row["known_to"] is None or cutoff < row["known_to"])
             ]
@@ -148,3 +176,39 @@ def generated(draw: st.DrawFn) -> Generated:
         for row in draw(st.lists(item, max_size=14))
     ]
     return Generated({"地区": regions, "customers": customers, "orders": orders, "items": items})
+
+
+@st.composite
+def schools(draw: st.DrawFn) -> Generated:
+    """A school; staff may manage themselves, or each other in a circle."""
+    small = st.sampled_from([0.5, -2.0, 3.0, None])
+    who = st.sampled_from([*STAFF, None])
+    staff = {"manager": who, "salary": small, "职称": words}
+    courses = {
+        "teacher": who,
+        "credits": st.sampled_from([1, 4, None]),
+        "title": st.sampled_from(["a b", "数学 一", None]),
+    }
+    enrolment = st.fixed_dictionaries(
+        {
+            "student": st.sampled_from([*STUDENTS, None]),
+            "course": st.sampled_from([*COURSES, "gone"]),
+            "at": moments,
+            "grade": small,
+            "passed": st.sampled_from([True, False, None]),
+            "late": st.integers(0, 2),
+        }
+    )
+    enrolments = [
+        {**row, "known_from": row["at"] + row["late"] * DAY, "known_to": None}
+        for row in draw(st.lists(enrolment, max_size=10))
+    ]
+    return Generated(
+        {
+            "staff": draw(histories(SCHOOL.table("staff"), STAFF, staff)),
+            "courses": draw(histories(SCHOOL.table("courses"), COURSES, courses)),
+            "students": draw(histories(SCHOOL.table("students"), STUDENTS, {"mentor": who, "级": st.integers(1, 3)})),
+            "enrolments": enrolments,
+        },
+        SCHOOL,
+    )

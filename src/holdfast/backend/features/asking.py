@@ -49,11 +49,14 @@ def context_columns(schema: Schema, target: TargetSettings) -> tuple[Column, ...
 
 
 def label_columns(schema: Schema, target: TargetSettings) -> tuple[str, ...]:
-    """Columns of the entity table that the labels mention where the entity itself asks: they are never features.
+    """Columns of the asking table that the labels mention and that are never features.
 
-    With `every` the entity asks as it was known at each cutoff, so that nothing of it is an answer.
+    So it is where the entity itself asks, and where `label_known` says that the answer comes later than the row: the
+    answers to earlier questions would be among the features before they were known. With `every` the entity asks as it
+    was known at each cutoff, so that nothing of it is an answer.
     """
-    if target.entity_table != target.from_ or target.every is not None:
+    later = target.label_known is not None and target.label_known.strip() != schema.table(target.from_).time
+    if target.every is not None or (target.entity_table != target.from_ and not later):
         return ()
     text = " ".join((target.labels or {"": target.label or ""}).values())
     return tuple(name for name in schema.table(target.from_).names if _mentions(text, name))

@@ -26,6 +26,12 @@ def resolve(
         found = set_of(given.target)
         kept = [feature for feature in found.features if not _asks(feature)]
         left_out = tuple(feature.name for feature in found.features if _asks(feature))
+        if own := [f.name for f in kept for part in f.walk() if part.primitive and part.primitive.compute]:
+            raise ConfigError(
+                f"a feature group cannot hold {own[0]!r}: it has a primitive of your own",
+                where={"key": key, "feature": own[0]},
+                hint="List the group's features by `features`, without those.",
+            )
         if not kept:
             raise ConfigError(f"target {given.target!r} has only features of its question", where={"key": key})
         return replace(found, features=tuple(kept), context=()), left_out
@@ -63,7 +69,8 @@ def _features(text: str, entity: str, settings: Settings, schema: Schema, key: s
             conditions[table, name] = values
         options = Options(
             depth=rule.depth, windows=rule.windows, primitives=rule.primitives, conditions=conditions,
-            limit=rule.max, include=[text], exclude=rule.exclude, include_cutoff=rule.include_cutoff,
+            conditional=rule.conditional, windowed=rule.windowed, seeds=rule.seeds, limit=rule.max, include=[text],
+            exclude=rule.exclude, include_cutoff=rule.include_cutoff,
         )  # fmt: skip
         try:
             return _named(text, synthesise(schema, entity, (), options).feature_set.features, key)

@@ -1,6 +1,7 @@
 """Feature definitions in and out of the project: compared, written to a file, read from Featuretools' JSON."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from holdfast.backend.store.files import write_whole
 from holdfast.core.features.compare import Change, diff_sets
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.exchange import Translated, from_featuretools, to_featuretools
+from holdfast.core.features.primitives import Primitive
 from holdfast.errors import ConfigError, FileError
 
 __all__ = ["FORMATS", "Exchange", "ImportedSet"]
@@ -32,10 +34,13 @@ class ImportedSet:
 class Exchange:
     """Feature definitions of one project, compared and exchanged."""
 
-    def __init__(self, datasets: Datasets, features: Features, settings: Settings) -> None:
+    def __init__(
+        self, datasets: Datasets, features: Features, settings: Settings, own: Sequence[Primitive] = ()
+    ) -> None:
         self._datasets = datasets
         self._features = features
         self._settings = settings
+        self._own = own
 
     def diff(self, old: str, new: str) -> tuple[Change, ...]:
         """What changed from one set to another: each a target, the beginning of an id, or a JSON file."""
@@ -78,9 +83,9 @@ class Exchange:
     def _set(self, name: str) -> FeatureSet:
         """The set of that target or id; of the JSON file where it is the name of one."""
         if Path(name).suffix != ".json":
-            return FeatureSet.from_dict(self._features.get(name).definitions)
+            return FeatureSet.from_dict(self._features.get(name).definitions, self._own)
         try:
-            return FeatureSet.from_dict(json.loads(_bytes(Path(name))))
+            return FeatureSet.from_dict(json.loads(_bytes(Path(name))), self._own)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
                 f"it holds no feature definitions: {type(error).__name__} {error}", where={"file": name},

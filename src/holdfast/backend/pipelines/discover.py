@@ -14,6 +14,7 @@ from holdfast.backend.settings import Settings
 from holdfast.backend.store.files import write_whole
 from holdfast.core.explore.discovery import Discovery, discover
 from holdfast.core.explore.pictures import svg, vega_lite
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.learn.split import TRAIN, VALIDATE
 from holdfast.errors import FileError, NotFoundError, nearest
 
@@ -29,12 +30,13 @@ def discover_labels(
     label: str | None = None,
     top: int = 10,
     progress: Callable[[int, int, str], None] | None = None,
+    own: Sequence[Primitive] = (),
 ) -> list[Discovery]:
     """What separates each label of a target (or `label` alone; for multiclass each class), on the current data.
 
     NotFoundError names the labels when there is no such one.
     """
-    built = build_matrix(datasets, features, settings, target, progress=progress)
+    built = build_matrix(datasets, features, settings, target, progress=progress, own=own)
     matrix, parts = built.matrix, built.parts
     truths = dict(matrix.labels)
     if matrix.task == "multiclass":

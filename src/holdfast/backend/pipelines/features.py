@@ -1,7 +1,7 @@
 """From a dataset version to a feature set and a matrix."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -19,12 +19,14 @@ from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.core.features.definitions import FeatureSet, Kind
+from holdfast.core.features.formulas import parse_condition
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
 from holdfast.core.schema import KNOWN_FROM, DType, Schema
 from holdfast.core.timeline import Period, parse_instant
-from holdfast.errors import ConfigError, ConflictError, NotFoundError
+from holdfast.errors import ConfigError, ConflictError, HoldfastError, NotFoundError
 
 __all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
 
@@ -36,11 +38,12 @@ _TOP_VALUES = 5
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """A feature set as it was recorded, and how many features `features.max` cut off."""
+    """A feature set as it was recorded, and how many `features.max` cut off: all of them `counted`, or more."""
 
     record: FeatureSetRecord
     feature_set: FeatureSet
     cut: int
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ def find_target(settings: Settings, name: str | None) -> str:
 
 
 def synthesise_set(
-    datasets: Datasets, features: Features, settings: Settings, name: str, version: str | None = None
+    datasets: Datasets,
+    features: Features,
+    settings: Settings,
+    name: str,
+    version: str | None = None,
+    *,
+    own: Sequence[Primitive] = (),
 ) -> SynthesisResult:
     """Synthesise the features of a target over a dataset version (default: the current one) and record the set."""
-    return _synthesise(_ask(datasets, settings, name, version), features, settings)
+    return _synthesise(_ask(datasets, settings, name, version), features, settings, own)
 
 
 def build_matrix(
@@ -99,6 +108,7 @@ def build_matrix(
     version: str | None = None,
     full: bool = False,
     progress: Progress | None = None,
+    own: Sequence[Primitive] = (),
 ) -> BuiltMatrix:
     """Ask a target's rows, synthesise its features, compute the matrix, and write its files.
 
@@ -109,7 +119,7 @@ def build_matrix(
     report(0, 4, f"asking {name}")
     question = _ask(datasets, settings, name, version)
     report(1, 4, f"synthesising features for {len(question.asked):,} rows")
-    result = _synthesise(question, features, settings)
+    result = _synthesise(question, features, settings, own)
     report(2, 4, f"computing {len(result.feature_set.features):,} features")
     started = perf_counter()
     asked, folder_of_parts = question.asked, features.partial(name)
@@ -166,7 +176,9 @@ def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None)
     return _Question(name, target, dataset, schema, tables, asked, parts, int(late.sum()))
 
 
-def _synthesise(question: _Question, features: Features, settings: Settings) -> SynthesisResult:
+def _synthesise(
+    question: _Question, features: Features, settings: Settings, own: Sequence[Primitive]
+) -> SynthesisResult:
     target, rule = question.target, settings.features
     horizon = int(question.asked.cutoffs[question.parts == TRAIN].max())
     hidden = [f"{target.from_}.{name}" for name in label_columns(question.schema, target)]
@@ -175,6 +187,10 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
         windows=rule.windows,
         primitives=rule.primitives,
         conditions=_conditions(question, settings, horizon),
+        conditional=rule.conditional,
+        windowed=rule.windowed,
+        seeds=rule.seeds,
+        own=own,
         limit=rule.max,
         include=rule.include,
         exclude=(*rule.exclude, *((target.from_,) if only_asks(question.schema, target) else ())),
@@ -189,7 +205,7 @@ def _synthesise(question: _Question, features: Features, settings: Settings) -> 
     feature_set = replace(made.feature_set, frozen_at=frozen_at)
     _check_own_rows(question, feature_set)
     record = features.save_set(question.name, feature_set, question.dataset.id)
-    return SynthesisResult(record, feature_set, made.cut)
+    return SynthesisResult(record, feature_set, made.cut, made.counted)
 
 
 def _check_own_rows(question: _Question, feature_set: FeatureSet) -> None:
@@ -209,24 +225,30 @@ def _check_own_rows(question: _Question, feature_set: FeatureSet) -> None:
         )
 
 
-def _conditions(question: _Question, settings: Settings, horizon: int) -> dict[tuple[str, str], tuple[str, ...]]:
+Values = Mapping[tuple[str, str], Sequence[str | float | bool]]
+"""(table, column) → values that become conditions."""
+
+
+def _conditions(question: _Question, settings: Settings, horizon: int) -> Values:
     """The values that become conditions: as declared, or the commonest ones that were known to the training rows."""
     declared = settings.features.conditions
     if declared == "none":
         return {}
     if declared != "auto":
-        return {_table_column(question.schema, key): values for key, values in declared.items()}
-    found = {}
+        return dict(_declared(question.schema, key, values) for key, values in declared.items())
+    found: dict[tuple[str, str], Sequence[str | float | bool]] = {}
     for table in question.schema.tables.values():
         if not table.links:
             continue
-        known = question.tables[table.name].filter(
-            pc.less_equal(question.tables[table.name].column(KNOWN_FROM).cast(pa.int64()), horizon)
-        )
+        known = question.tables[table.name]
+        known = known.filter(pc.less_equal(known.column(KNOWN_FROM).cast(pa.int64()), horizon))
+        if table.time:  # what happens at the horizon itself is seen by no training row
+            known = known.filter(pc.less(known.column(table.time).cast(pa.int64()), horizon))
         for column in table.columns:
-            plain = column.dtype is DType.CATEGORY and column.name not in table.links and not column.personal
-            if plain and (values := _common_values(known.column(column.name))):
-                found[table.name, column.name] = values
+            plain = column.dtype in (DType.CATEGORY, DType.BOOL) and column.name not in table.links
+            if plain and not column.personal and (values := _common_values(known.column(column.name))):
+                # The share of true and the number of rows say how many are false.
+                found[table.name, column.name] = (True,) if column.dtype is DType.BOOL else values
     return found
 
 
@@ -238,6 +260,12 @@ def _common_values(column: pa.ChunkedArray) -> tuple[str, ...]:
     return tuple(item["values"] for item in counts[:_TOP_VALUES])
 
 
-def _table_column(schema: Schema, key: str) -> tuple[str, str]:
-    name, _, column = key.partition(".")
-    return name, schema.table(name).column(column).name
+def _declared(
+    schema: Schema, key: str, values: Sequence[str | float | bool]
+) -> tuple[tuple[str, str], Sequence[str | float | bool]]:
+    table, _, column = key.partition(".")
+    try:
+        return (table, column), [parse_condition(column, "=", str(value), schema, table).value for value in values]
+    except HoldfastError as error:
+        where = {**error.where, "key": f"features.conditions.{key}"}
+        raise ConfigError(error.message, where=where, hint=error.hint) from error

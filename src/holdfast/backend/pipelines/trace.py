@@ -12,6 +12,7 @@ from holdfast.backend.serving.predictor import deployment_of
 from holdfast.backend.serving.questions import StoredData, entity_column
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import visible_rows
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.rows import typed_rows, typed_values
 from holdfast.core.schema import Schema
 from holdfast.core.timeline import isoformat
@@ -44,7 +45,7 @@ class Lineage:
     """What a trace asks. All find by id, NotFoundError otherwise.
 
     `dataset` also takes a version name such as v1.3; `raw_files` are the files whose rows a dataset version holds,
-    oldest delivery first.
+    oldest delivery first, and `own` the user's primitives.
     """
 
     sources: Sources
@@ -54,6 +55,7 @@ class Lineage:
     matrix: Callable[[str], MatrixRecord]
     dataset: Callable[[str], DatasetVersion]
     raw_files: Callable[[str], Sequence[RawFile]]
+    own: Sequence[Primitive] = ()
 
 
 def trace_prediction(lineage: Lineage, prediction: str) -> Node:
@@ -141,7 +143,7 @@ class _Tracer:
     def _feature_set(self, identifier: str) -> Node:
         def make() -> Node:
             record = self._lineage.feature_set(identifier)
-            definitions = FeatureSet.from_dict(record.definitions)
+            definitions = FeatureSet.from_dict(record.definitions, self._lineage.own)
             facts = {"name": record.name, "entity": definitions.entity, "features": len(definitions.features)}
             return Node("feature set", record.id, facts | {"sha256": definitions.hash})
 

@@ -21,6 +21,7 @@ from holdfast.backend.store.files import sha256_of
 from holdfast.core.explore.steps import Steps
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.learn.fit import of_estimator
 from holdfast.core.names import unescape
 from holdfast.errors import HoldfastError, InputError, IntegrityError, NotFoundError
@@ -98,12 +99,15 @@ def open_file(registry: Registry, path: Path, *, trust: bool = False) -> dict[st
     return open_package(path, sha256=expected, trust=trust)
 
 
-def import_folder(registry: Registry, features: "Features", folder: Path, *, trust: bool = False) -> list[ModelVersion]:
+def import_folder(
+    registry: Registry, features: "Features", folder: Path, *, trust: bool = False, own: Sequence[Primitive] = ()
+) -> list[ModelVersion]:
     """Register every package of a folder made by another Holdfast, with its feature definitions; all of them or none.
 
     Returns the new versions; packages recorded here already are left out. UntrustedError unless `trust`: opening a
     pickle runs its code. InputError when there is no package; IntegrityError naming file and field when one is damaged,
-    incomplete or unfit, or when its definitions are not beside it.
+    incomplete or unfit, or when its definitions are not beside it; ConfigError when one of its primitives is
+    not among the user's `own`, or was changed.
     """
     paths = _packages(folder)
     if not paths:
@@ -120,7 +124,7 @@ def import_folder(registry: Registry, features: "Features", folder: Path, *, tru
         "packages": {path.name: sha256_of(path.read_bytes()) for path, _ in packages},
     }
     run = Run(new_id("run", now), "(import)", now, now, "done", "", "", "", about, {}, {}, "imported")
-    sets = {package["feature_set"]: _definitions(path, package) for path, package in packages}
+    sets = {package["feature_set"]: _definitions(path, package, own) for path, package in packages}
     versions = [_version(registry, run, path, package, sets[package["feature_set"]]) for path, package in packages]
     for number, version in enumerate(versions):
         record = features.save_set(version.target, sets[version.feature_set], version.dataset)
@@ -135,7 +139,7 @@ def import_folder(registry: Registry, features: "Features", folder: Path, *, tru
     return versions
 
 
-def _definitions(path: Path, package: dict[str, Any]) -> FeatureSet:
+def _definitions(path: Path, package: dict[str, Any], own: Sequence[Primitive]) -> FeatureSet:
     """The feature set of a package, from the file beside it that has the hash the package names."""
     digest = package["feature_set"]
     file = path.with_name(definitions_file(digest))
@@ -150,7 +154,7 @@ def _definitions(path: Path, package: dict[str, Any]) -> FeatureSet:
     if (found := sha256_of(data)) != digest:
         raise IntegrityError(f"the feature definitions were changed: SHA-256 is {found}, not {digest}", where=where)
     try:
-        feature_set = FeatureSet.from_dict(json.loads(data))
+        feature_set = FeatureSet.from_dict(json.loads(data), own)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"the feature definitions cannot be read: {error!r}", where=where) from error
     encoding, _, _, _ = _signature(package, {"file": str(path)})

@@ -23,6 +23,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from holdfast.core.features.describing import described
 from holdfast.core.features.primitives import Primitive, find_primitive
 from holdfast.core.schema import Column, DType, Link, Schema
 from holdfast.core.timeline import format_duration
@@ -70,7 +71,8 @@ class Condition:
 
     def describe(self) -> str:
         """The condition in words."""
-        return f"{self.column} {OPERATORS[self.operator]} {self.value}"
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{self.column} {OPERATORS[self.operator]} {value}"
 
 
 @dataclass(frozen=True)
@@ -153,33 +155,8 @@ class Feature:
         return self.inputs[0].unit if self.inputs else ""
 
     def describe(self) -> str:
-        """The feature in words."""
-        by = f" by {self.link.column}" if self.link and not self.link.alone else ""
-        match self.kind:
-            case Kind.COLUMN:
-                return f"{self.column} of {self.table}"
-            case Kind.CONTEXT:
-                return f"{self.column} of the question"
-            case Kind.CUTOFF:
-                return "the moment of the question"
-            case Kind.DIRECT:
-                inner = self.inputs[0].describe()
-                return f"{inner}, of the parent in {self.link.parent}{by}" if self.link else inner
-            case Kind.TRANSFORM:
-                return self._words()
-            case Kind.WITHIN:
-                return f"{self._words()} with the same {self.link.column if self.link else ''}"
-            case Kind.AGGREGATE:
-                where = f" where {self.condition.describe()}" if self.condition else ""
-                window = f" in the last {format_duration(self.window)}" if self.window else ""
-                return f"{self._words()}{by}{where}{window}"
-
-    def _words(self) -> str:
-        assert self.primitive is not None
-        inner = [feature.describe() for feature in self.inputs]
-        if not inner and self.link:
-            inner = [f"rows of {self.link.child}"]
-        return self.primitive.words.format(*inner, **{name: f"{value:g}" for name, value in self.parameters})
+        """The feature in words, for those who do not read formulas."""
+        return described(self)
 
     def walk(self) -> Iterator["Feature"]:
         """This feature and all below it."""

@@ -9,7 +9,7 @@ from holdfast.core.schema import DType, Link, Schema
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import ConfigError, HoldfastError
 
-__all__ = ["make_feature", "parse_feature"]
+__all__ = ["make_feature", "parse_condition", "parse_feature", "parse_primitive"]
 
 _CALL = re.compile(r"([A-Z][A-Z0-9_]*)\((.*)\)", re.DOTALL)
 _WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
@@ -52,6 +52,21 @@ def parse_feature(
             hint="A time becomes a feature by TIME_SINCE(...), YEAR(...) and the like, a text by NUM_WORDS(...).",
         )  # fmt: skip
     return feature
+
+
+def parse_primitive(text: str, own: Iterable[Primitive] = ()) -> tuple[Primitive, tuple[tuple[str, float], ...]]:
+    """The primitive and the parameters that `NAME` or `NAME(parameter=number, ...)` names. ConfigError otherwise."""
+    call = _CALL.fullmatch(text.strip())
+    if not call:
+        return find_primitive(text.strip(), own), ()
+    primitive = find_primitive(call[1], own)
+    rest, parameters = _parameters(call[2].strip(), primitive)
+    if rest:
+        has = ", ".join(f"{name}=..." for name in primitive.parameters)
+        raise ConfigError(f"{rest!r} is no parameter of {primitive.name}", hint=f"It has: {has or 'none'}")
+    values = dict(parameters)
+    _check_values(primitive, {**primitive.parameters, **values})
+    return primitive, tuple(sorted(values.items()))
 
 
 def make_feature(
@@ -150,7 +165,7 @@ class _Parser:
         return make_feature(
             primitive, inputs, table, link=link, parameters=parameters,
             window=parse_duration(window[2]) if window else None,
-            condition=_condition(where[2], where[3], where[4], self.schema, link.child) if where else None,
+            condition=parse_condition(where[2], where[3], where[4], self.schema, link.child) if where else None,
         )  # fmt: skip
 
     def inputs(self, text: str, table: str, count: int, prefix: str = "") -> list[Feature]:
@@ -187,7 +202,8 @@ def _parameters(text: str, primitive: Primitive) -> tuple[str, list[tuple[str, f
     return text, found
 
 
-def _condition(column: str, operator: str, text: str, schema: Schema, table: str) -> Condition:
+def parse_condition(column: str, operator: str, text: str, schema: Schema, table: str) -> Condition:
+    """The condition on a column of a table, the value typed as the column is. ConfigError when it does not fit."""
     dtype = schema.table(table).column(column).dtype
     if dtype is DType.TIME:
         raise ConfigError(f"a condition compares categories, numbers or truth values, and {column!r} is a time")

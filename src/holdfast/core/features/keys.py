@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from holdfast.errors import InputError
 
-__all__ = ["ArrowKeys", "Keys", "ListedKeys"]
+__all__ = ["ArrowKeys", "DenseKeys", "Keys", "ListedKeys"]
 
 Ints = npt.NDArray[np.int64]
+_LEAST = -(2**63)
 
 
 class Keys(Protocol):
@@ -49,19 +50,48 @@ class ArrowKeys:
 
     def codes(self, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]") -> Ints:
         """See `Keys.codes`."""
-        if not isinstance(values, pa.Array | pa.ChunkedArray):
-            values = pa.array(values)
-        if values.type != self.type:
-            if values.null_count == len(values):
-                return np.full(len(values), -1, np.int64)
-            try:
-                values = values.cast(self.type)
-            except pa.ArrowInvalid as error:
-                raise InputError(
-                    f"keys of {self.table!r} are {self.type}, not {values.type}: {error}", where={"table": self.table}
-                ) from error
+        values = _typed(self.table, values, self.type)
         found = pc.index_in(values, value_set=self._values, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+
+
+class DenseKeys:
+    """Whole numbers that lie close together: a table by value, the fastest of all."""
+
+    def __init__(self, table: str, parts: Sequence[pa.ChunkedArray], low: int, high: int) -> None:
+        self.table = table
+        self._low, self._high = low, high
+        there = np.zeros(high - low + 2, np.bool_)
+        for part in parts:
+            there[self._places(part)] = True
+        there[-1] = False
+        self._codes = np.where(there, np.cumsum(there) - 1, -1)
+        self._size = int(there.sum())
+
+    @staticmethod
+    def fitting(table: str, parts: Sequence[pa.ChunkedArray]) -> "DenseKeys | None":
+        """The keys of these columns, if they are whole numbers that lie close enough together."""
+        if any(part.type != pa.int64() for part in parts):
+            return None
+        found = [pc.min_max(part).as_py() for part in parts if part.null_count < len(part)]
+        if not found:
+            return None
+        low, high = min(one["min"] for one in found), max(one["max"] for one in found)
+        return DenseKeys(table, parts, low, high) if high - low <= 1024 + 2 * sum(map(len, parts)) else None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def codes(self, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]") -> Ints:
+        """See `Keys.codes`."""
+        return np.asarray(self._codes[self._places(_typed(self.table, values, pa.int64()))])
+
+    def _places(self, values: pa.Array | pa.ChunkedArray) -> Ints:
+        """Where each value lies in the table; its last place is that of null and of what lies outside."""
+        if values.null_count:
+            values = pc.fill_null(values, self._low - 1 if self._low > _LEAST else self._high + 1)
+        places = np.asarray(values.to_numpy(), np.int64)
+        return np.where((places < self._low) | (places > self._high), self._high - self._low + 1, places - self._low)
 
 
 class ListedKeys:
@@ -85,3 +115,18 @@ class ListedKeys:
             values = values.tolist()
         found = map(self._codes.get, values, repeat(-1))
         return np.fromiter(found, np.int64, len(values))
+
+
+def _typed(
+    table: str, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]", wanted: pa.DataType
+) -> pa.Array | pa.ChunkedArray:
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.array(values)
+    if values.type == wanted:
+        return values
+    try:
+        return values.cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"keys of {table!r} are {wanted}, not {values.type}: {error}", where={"table": table}
+        ) from error

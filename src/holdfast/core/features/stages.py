@@ -4,6 +4,7 @@ The stage of the entity's rows, below it those of parents (their state as of the
 row that is visible at the cutoff): computed from the inside out by the loops of `kernels`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ _NO_BYTES = np.zeros(0, np.uint8)
 _NO_LO = np.zeros((0, 0), np.int64)
 _CELLS = 4_000_000
 """Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
+_SMALLEST = 100_000
+"""Values below which another part costs more than it brings."""
 _NO_MASKS = np.zeros((0, 0), np.uint8)
 Jobs = dict[tuple[object, ...], Callable[[], object]]
 
@@ -213,7 +216,7 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
             inner, names = _below(alone, children, children.stage, here, begin)
             _loop(subject, children.computed, inner, names)
 
-    parts = _parts(order, hi - begin, children, subject)
+    parts = _parts(order, hi - begin, children, subject, least=2 * (os.cpu_count() or 1) if place.pool else 1)
     if place.pool is None or len(parts) == 1:
         for part in parts:
             run(part)
@@ -221,14 +224,15 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
         list(place.pool.map(run, parts))
 
 
-def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject) -> list[Ints]:
-    """The visiting order in parts that hold few enough values."""
+def _parts(order: Ints, lengths: Ints, children: Children, subject: Subject, *, least: int) -> list[Ints]:
+    """The visiting order in parts that hold few enough values, `least` of them where it is long."""
     below = children.stage.cells if children.stage else 0
     cells = int(lengths.sum()) * (1 + below) + len(order) * (len(subject.numbers) + len(subject.codes))
-    if cells <= _CELLS:
+    size = max(min(_CELLS, cells // least), _SMALLEST)
+    if cells <= size:
         return [order]
     weights = np.cumsum(lengths[order] * (1 + below) + len(subject.numbers) + len(subject.codes))
-    ends = np.searchsorted(weights, np.arange(_CELLS, cells, _CELLS))
+    ends = np.searchsorted(weights, np.arange(size, cells, size))
     return [part for part in np.split(order, ends) if len(part)]
 
 

@@ -21,7 +21,7 @@ from holdfast.core.features.arrays import Array, ArrayRows
 from holdfast.core.features.columns import NULL_TIME, Rows
 from holdfast.core.features.definitions import Condition
 from holdfast.core.features.frame import Categories
-from holdfast.core.features.keys import ArrowKeys, Keys, ListedKeys
+from holdfast.core.features.keys import ArrowKeys, DenseKeys, Keys, ListedKeys
 from holdfast.core.schema import DType, Link, Schema
 from holdfast.core.timeline import ALWAYS, NEVER
 from holdfast.errors import InputError
@@ -211,7 +211,8 @@ class World:
             if all(isinstance(rows, ArrayRows) for rows, _ in parts):
                 self._spaces[table] = ListedKeys(rows.keys(name) for rows, name in parts if isinstance(rows, ArrayRows))
             else:
-                self._spaces[table] = ArrowKeys(table, [rows.raw(name) for rows, name in parts])
+                columns = [rows.raw(name) for rows, name in parts]
+                self._spaces[table] = DenseKeys.fitting(table, columns) or ArrowKeys(table, columns)
         return self._spaces[table]
 
     def _coded(self, table: str, column: str, space: str) -> Ints:

@@ -49,7 +49,8 @@ def synthesise(
         count = len(found.feature_set.features)
         session.say(f"{count} features of {found.record.name}: {found.record.id[:12]}")
         if found.cut:
-            session.say(f"{found.cut} more were left out by features.max")
+            many = f"{found.cut}" if found.counted else f"at least {found.cut:,}"
+            session.say(f"{many} more were left out by features.max")
         session.say(f"next: holdfast features show {found.record.name}")
 
     names = list(found.feature_set.names)
