@@ -85,6 +85,10 @@ def test_a_month_extends_the_matrix_with_the_bytes_of_a_full_one(tmp_path: Path)
         assert all(0 < count < built.matrix.record.rows for count in reused[1:])
         again = project.matrix()
         assert again.reused == again.matrix.record.rows
+        for record in project.features.matrices():
+            project.features.path(record).chmod(0o644)
+            project.features.path(record).write_bytes(b"damaged")
+        assert project.matrix().reused == 0
 
 
 def test_only_changed_features_are_computed_for_rows_that_hold(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The values of a matrix: what an older one still answers is taken over, the rest computed, by parts if need be."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from holdfast.backend.features import Features
 from holdfast.backend.features.incremental import earlier_values, reusable, unaffected
 from holdfast.backend.features.partitions import Parts, Questions, evaluate_in_parts, world_bytes
 from holdfast.backend.features.scratch import ScratchTables, columns_read
+from holdfast.backend.store.files import sha256_of_file
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.pieces import Column, assemble, compact
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.world import World
 from holdfast.core.words import parse_size
 from holdfast.errors import ConfigError
@@ -37,6 +39,7 @@ class Job:
     """What is to be computed: `tables` hold all states of dataset version `dataset`; `target` names older matrices.
 
     `memory` is `features.memory`; `folder` is for scratch files; `progress` hears (rows done, rows in all).
+    `own` are the user's primitives.
     """
 
     target: str
@@ -47,6 +50,7 @@ class Job:
     memory: str | None
     folder: Path
     progress: Progress | None = None
+    own: Sequence[Primitive] = ()
 
 
 def compute_values(job: Job, datasets: Datasets, features: Features, *, full: bool = False) -> tuple[FeatureFrame, int]:
@@ -74,13 +78,15 @@ def _taken_over(
     """Of the newest older matrix that has features of this set, the values that still hold."""
     for record in features.matrices(job.target):
         try:
-            old = FeatureSet.from_dict(features.get(record.feature_set).definitions)
+            old = FeatureSet.from_dict(features.get(record.feature_set).definitions, job.own)
         except ConfigError:  # of a primitive that has changed since
             continue
         places = reusable(old, job.feature_set)
-        if not places:
+        path = features.path(record)
+        # What is gone or is not what was written answers nothing.
+        if not places or not path.is_file() or sha256_of_file(path) != record.sha256:
             continue
-        at, rows, columns = earlier_values(features.path(record), old, job.feature_set, places, job.asked)
+        at, rows, columns = earlier_values(path, old, job.feature_set, places, job.asked)
         some = replace(job.feature_set, features=tuple(job.feature_set.features[place] for place in places))
         if record.dataset != job.dataset:
             tables = datasets.read(

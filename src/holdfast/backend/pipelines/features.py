@@ -126,7 +126,7 @@ def build_matrix(
     job = Job(
         target=name, dataset=question.dataset.id, feature_set=result.feature_set, tables=question.tables,
         asked=Questions(asked.entities, asked.cutoffs, asked.context), memory=settings.features.memory,
-        folder=folder_of_parts,
+        folder=folder_of_parts, own=own,
         progress=lambda done, total: report(2, 4, f"computing features: {done:,} of {total:,} rows"),
     )  # fmt: skip
     frame, reused = compute_values(job, datasets, features, full=full)
