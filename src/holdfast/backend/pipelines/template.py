@@ -20,8 +20,11 @@ _SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
 _WORDS = {
     "features.depth": "levels of tables that are aggregated over, 0 to 4",
     "features.windows": "how far back to look: all, or 90d, 12h, 2w ...",
-    "features.primitives": "default, or names of primitives",
+    "features.primitives": "default, all, names, QUANTILE(q=0.1); -NAME drops one",
     "features.conditions": "auto, none, or {table.column: [value, ...]}",
+    "features.conditional": "primitives that are also asked under conditions",
+    "features.windowed": "further primitives that get windows: [TREND]",
+    "features.seeds": "taken as columns: {table: [formula]}",
     "features.max": "at most so many features",
     "features.include": "features that survive max; formulas of further ones",
     "features.exclude": "never these tables, columns, features: [businesses.name]",
