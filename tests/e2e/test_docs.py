@@ -21,6 +21,7 @@ BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?```console\n(.*?)^```$", re.MU
 LOOSE = (
     (r"\b(data|model|run|dep|file)_[0-9a-f]{16,}(-[0-9a-f]+)?", "ID"),
     (r"\b[0-9a-f]{12}(…|\b)", "HASH"),
+    (r"\b[0-9a-f]{2}/[0-9a-f]{60,62}\b", "BLOB"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"\b(\d+ / )?\d[\d,]*\.\d+(e-?\d+)?", "NUMBER"),
     (r"latency_us: [\d,]+", "latency_us: N"),

@@ -6,6 +6,7 @@ Every default of the file is written here once. `Layout` names the folders.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +21,9 @@ from pydantic import (
 )
 
 from holdfast.core.schema import RESERVED_PREFIX, DType
-from holdfast.core.timeline import Known, Step, parse_duration, zone
-from holdfast.errors import ConfigError, nearest
+from holdfast.core.timeline import Known, Step, parse_duration, parse_instant, zone
+from holdfast.core.words import parse_size
+from holdfast.errors import ConfigError, InputError, nearest
 
 __all__ = ["PROJECT_FILE", "ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings", "Layout",
            "OnlineSettings", "PlacedError", "SelectionSettings", "ServingSettings", "Settings", "SplitSettings",
@@ -40,10 +42,10 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 def _checked(check: Callable[[str], object], value: str) -> str:
-    """`value`, when `check` takes it; its ConfigError becomes one that pydantic can place."""
+    """`value`, when `check` takes it; its error becomes one that pydantic can place."""
     try:
         check(value)
-    except ConfigError as error:
+    except (ConfigError, InputError) as error:
         raise ValueError(f"{error.message}. {error.hint}") from error
     return value
 
@@ -277,6 +279,9 @@ class FeatureSettings(_Model):
     include: Names = ()
     exclude: Names = ()
     include_cutoff: bool = False
+    frozen: str | None = None
+    memory: str | None = None
+
     missing: dict[str, Literal["keep", "median", "unknown"] | float | ConstantSettings] = {}
     aliases: dict[str, Names] = {}
     strict: bool = False
@@ -291,6 +296,18 @@ class FeatureSettings(_Model):
             if window != "all":
                 _checked(parse_duration, window)
         return value
+
+    @field_validator("frozen", mode="before")
+    @classmethod
+    def _frozen(cls, value: object) -> object:
+        # YAML reads 2016-01-01 as a date of its own.
+        text = value.isoformat() if isinstance(value, date) else value
+        return _checked(parse_instant, text) if isinstance(text, str) else text
+
+    @field_validator("memory")
+    @classmethod
+    def _memory(cls, value: str | None) -> str | None:
+        return None if value is None else _checked(parse_size, value)
 
 
 class SplitSettings(_Model):

@@ -2,13 +2,19 @@
 
 import re
 
-__all__ = ["TRUTH", "number_of", "quantity", "truth_of", "whole_of"]
+from holdfast.errors import ConfigError
+
+__all__ = ["TRUTH", "number_of", "parse_size", "quantity", "truth_of", "whole_of"]
 
 TRUTH = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("是", "否"), ("1", "0"))
 """Words for true and false, in lower case."""
 _TRUTHS = {word: word == true for true, false in TRUTH for word in (true, false)}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(MB|GB|TB)\s*")
+_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_LEAST = 128 * 10**6
 
 _TIMES = ((365.25 * 86_400, "years"), (86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"))
 
@@ -37,3 +43,15 @@ def quantity(value: float, unit: str = "") -> str:
             if abs(value) >= seconds:
                 return f"{value / seconds:.3g} {name}"
     return f"{value:.4g}{' ' + unit if unit else ''}"
+
+
+def parse_size(text: str) -> int:
+    """Memory such as `512MB` or `1.5TB` in bytes (of thousands, not 1024s). ConfigError when it is none, or tiny."""
+    match = _SIZE.fullmatch(text)
+    size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
+    if size < _LEAST:
+        raise ConfigError(
+            f"{text.strip()!r} is not an amount of memory to compute with",
+            hint="Write it as 512MB, 4GB or 1.5TB; at least 128MB.",
+        )
+    return size

@@ -17,6 +17,7 @@ from holdfast.backend.logging import LOGGER
 from holdfast.backend.project_file import parse
 from holdfast.backend.settings import PROJECT_FILE
 from holdfast.backend.wiring import Services, file_reader
+from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.features import FeatureVerbs, Progress
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.questions import Question
     from holdfast.backend.serving.service import Service
+    from holdfast.backend.settings import Settings
 
 __all__ = ["Progress", "Project", "init"]
 
@@ -128,17 +130,35 @@ class Project(FeatureVerbs):
             return synthesise_set(self.data, self.features, self.settings, name, version, own=self._services.own)
 
     def matrix(
-        self, target: str | None = None, *, version: str | None = None, progress: Progress | None = None
+        self,
+        target: str | None = None,
+        *,
+        version: str | None = None,
+        frozen_at: str | None = None,
+        full: bool = False,
+        progress: Progress | None = None,
     ) -> "BuiltMatrix":
-        """Compute the point-in-time matrix of a target and write it below `features/`."""
+        """Compute the point-in-time matrix of a target and write it below `features/`.
+
+        What an older matrix still answers is taken over, unless `full`. `frozen_at` (a date or time) is used instead of
+        `features.frozen`.
+        """
         from holdfast.backend.pipelines.features import build_matrix, find_target
 
         name = find_target(self.settings, target)
         with self._verb("features", f"matrix {name}"):
             return build_matrix(
-                self.data, self.features, self.settings, name,
-                version=version, progress=progress, own=self._services.own,
+                self.data, self.features, self._frozen(frozen_at), name,
+                version=version, full=full, progress=progress, own=self._services.own,
             )  # fmt: skip
+
+    def _frozen(self, moment: str | None) -> "Settings":
+        """The settings with history frozen at another moment."""
+        if moment is None:
+            return self.settings
+        parse_instant(moment, self.settings.timezone)
+        features = self.settings.features.model_copy(update={"frozen": moment})
+        return self.settings.model_copy(update={"features": features})
 
     def train(
         self,

@@ -140,6 +140,8 @@ def test_default_is_what_it_was() -> None:
 
 
 def test_what_labels_are_made_of_is_in_no_feature() -> None:
-    found = made("orders", hidden=("orders.total",), primitives=("all", "ADD"), conditions={("orders", "total"): (1.0,)})
+    found = made(
+        "orders", hidden=("orders.total",), primitives=("all", "ADD"), conditions={("orders", "total"): (1.0,)}
+    )
     assert "CUM_COUNT(BY payer)" in found.names
     assert not any("total" in name for name in found.names)

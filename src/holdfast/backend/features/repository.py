@@ -86,6 +86,14 @@ class Features:
                 return record
         raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
 
+    def path(self, record: MatrixRecord) -> Path:
+        """The Parquet file of a matrix."""
+        return self._layout.root / record.path
+
+    def partial(self, target: str) -> Path:
+        """Where finished parts of a target's matrix wait until the whole is saved."""
+        return self._layout.private / "partial" / escape(target)
+
     def save_matrix(
         self, matrix: Matrix, encoding: Encoding, folder: str | None, formats: Collection[str] = ("pkl", "parquet")
     ) -> MatrixRecord:

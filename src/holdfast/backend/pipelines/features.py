@@ -1,7 +1,8 @@
 """From a dataset version to a feature set and a matrix."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -11,20 +12,20 @@ import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
+from holdfast.backend.features.partitions import Questions
+from holdfast.backend.pipelines.computing import Job, compute_values
 from holdfast.backend.pipelines.encoding import fit_encoding
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.core.features.definitions import FeatureSet, Kind
-from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.formulas import parse_condition
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
-from holdfast.core.features.world import World
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
 from holdfast.core.schema import KNOWN_FROM, DType, Schema
-from holdfast.core.timeline import Period
+from holdfast.core.timeline import Period, parse_instant
 from holdfast.errors import ConfigError, ConflictError, HoldfastError, NotFoundError
 
 __all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
@@ -47,11 +48,15 @@ class SynthesisResult:
 
 @dataclass(frozen=True)
 class BuiltMatrix:
-    """A matrix, the part of each row (int8 [n]), and how many labels were known too late to be used."""
+    """A matrix, the part of each row (int8 [n]), and how many labels were known too late to be used.
+
+    `reused` counts the rows whose values were taken from an older matrix.
+    """
 
     matrix: Matrix
     parts: npt.NDArray[np.int8]
     late: int
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,14 @@ def build_matrix(
     name: str,
     *,
     version: str | None = None,
+    full: bool = False,
     progress: Progress | None = None,
     own: Sequence[Primitive] = (),
 ) -> BuiltMatrix:
     """Ask a target's rows, synthesise its features, compute the matrix, and write its files.
 
-    The same project, dataset version and target give the same matrix, byte for byte.
+    The same project, dataset version and target give the same matrix, byte for byte, whether values of an older matrix
+    are taken over or all are computed (`full`), in one piece or in parts.
     """
     report = progress or (lambda _done, _total, _message: None)
     report(0, 4, f"asking {name}")
@@ -115,9 +122,14 @@ def build_matrix(
     result = _synthesise(question, features, settings, own)
     report(2, 4, f"computing {len(result.feature_set.features):,} features")
     started = perf_counter()
-    world = World.build(question.schema, question.tables)
-    asked = question.asked
-    frame = evaluate(result.feature_set, world, asked.entities, asked.cutoffs, asked.context)
+    asked, folder_of_parts = question.asked, features.partial(name)
+    job = Job(
+        target=name, dataset=question.dataset.id, feature_set=result.feature_set, tables=question.tables,
+        asked=Questions(asked.entities, asked.cutoffs, asked.context), memory=settings.features.memory,
+        folder=folder_of_parts,
+        progress=lambda done, total: report(2, 4, f"computing features: {done:,} of {total:,} rows"),
+    )  # fmt: skip
+    frame, reused = compute_values(job, datasets, features, full=full)
     seconds = perf_counter() - started
     draft = MatrixRecord(
         id="", made_at=0, target=name, dataset=question.dataset.id, feature_set=result.record.id,
@@ -135,8 +147,9 @@ def build_matrix(
         folder = None
     encoding = fit_encoding(settings, result.feature_set, frame, question.parts == TRAIN)
     record = features.save_matrix(matrix, encoding, folder, settings.features.formats)
+    shutil.rmtree(folder_of_parts, ignore_errors=True)
     report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
-    return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late)
+    return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late, reused)
 
 
 def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None) -> _Question:
@@ -188,9 +201,11 @@ def _synthesise(
     made: Synthesis = synthesise(
         question.schema, target.entity_table, context_columns(question.schema, target), options
     )
-    _check_own_rows(question, made.feature_set)
-    record = features.save_set(question.name, made.feature_set, question.dataset.id)
-    return SynthesisResult(record, made.feature_set, made.cut, made.counted)
+    frozen_at = parse_instant(rule.frozen, settings.timezone) if rule.frozen else None
+    feature_set = replace(made.feature_set, frozen_at=frozen_at)
+    _check_own_rows(question, feature_set)
+    record = features.save_set(question.name, feature_set, question.dataset.id)
+    return SynthesisResult(record, feature_set, made.cut, made.counted)
 
 
 def _check_own_rows(question: _Question, feature_set: FeatureSet) -> None:

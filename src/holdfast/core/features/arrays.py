@@ -12,10 +12,11 @@ from holdfast.core.features.frame import Categories
 from holdfast.core.schema import DType, Table
 from holdfast.errors import InputError
 
-__all__ = ["ArrayRows"]
+__all__ = ["Array", "ArrayRows"]
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64] | Ints | Categories
+"""A column."""
 
 
 class ArrayRows(Rows):

@@ -233,6 +233,8 @@ class FeatureSet:
     schema: Schema
     context: tuple[Column, ...] = ()
     include_cutoff: bool = False
+    frozen_at: int | None = None
+    """History is frozen at this instant: a cutoff after it counts as it."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -263,6 +265,7 @@ class FeatureSet:
             "schema": self.schema.to_dict(),
             "context": [column.to_dict() for column in self.context],
             "include_cutoff": self.include_cutoff,
+            **({} if self.frozen_at is None else {"frozen_at": self.frozen_at}),
         }
 
     @staticmethod
@@ -274,4 +277,5 @@ class FeatureSet:
             schema=Schema.from_dict(data["schema"]),
             context=tuple(Column.from_dict(item) for item in data["context"]),
             include_cutoff=data["include_cutoff"],
+            frozen_at=data.get("frozen_at"),
         )

@@ -30,7 +30,7 @@ from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
-__all__ = ["Evaluator", "evaluate", "visible_rows"]
+__all__ = ["Evaluator", "evaluate", "frozen", "visible_rows"]
 
 Ints = npt.NDArray[np.int64]
 _SMALL = 50_000
@@ -58,7 +58,7 @@ class Evaluator:
         if len(cutoffs) != len(entities):
             raise InputError(f"{len(entities)} entities but {len(cutoffs)} cutoffs")
         codes = world.codes(self.feature_set.entity, entities)
-        moments = np.ascontiguousarray(cutoffs, np.int64)
+        moments = np.ascontiguousarray(frozen(self.feature_set, cutoffs), np.int64)
         large = sum(len(table) for table in world.tables.values()) + len(codes) > _SMALL
         with ThreadPoolExecutor(os.cpu_count() or 1) if large else nullcontext() as pool:
             if pool:
@@ -92,6 +92,11 @@ def evaluate(
     return Evaluator(feature_set).evaluate(world, entities, cutoffs, context)
 
 
+def frozen(feature_set: FeatureSet, cutoffs: Ints) -> Ints:
+    """The cutoffs that count: none is after the moment at which the set freezes history."""
+    return cutoffs if feature_set.frozen_at is None else np.minimum(cutoffs, feature_set.frozen_at)
+
+
 def visible_rows(
     feature_set: FeatureSet, world: World, entity: pa.Array, cutoff: int
 ) -> dict[str, list[tuple[str, int]]]:
@@ -99,6 +104,7 @@ def visible_rows(
 
     `entity` is an Arrow array of one key. Only tables that the features read, at any depth.
     """
+    cutoff = cutoff if feature_set.frozen_at is None else min(cutoff, feature_set.frozen_at)
     trace = _Trace(Place(world, feature_set.include_cutoff), cutoff)
     codes = world.codes(feature_set.entity, entity)
     rows = rows_as_of(trace.place, feature_set.entity, codes, np.array([cutoff], np.int64))

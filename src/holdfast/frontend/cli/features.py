@@ -99,20 +99,25 @@ def matrix(
     session: Session,
     target: Annotated[str | None, _TARGET] = None,
     version: Annotated[str | None, _VERSION] = None,
+    full: Annotated[bool, typer.Option("--full", help="Take nothing over from an older matrix.")] = False,
 ) -> None:
     """Compute the features of every asked row, each from what was known before its cutoff."""
     with session.progress() as report:
-        built = session.project.matrix(target, version=version, progress=report)
+        built = session.project.matrix(target, version=version, full=full, progress=report)
     record = built.matrix.record
 
     def human() -> None:
         count = len(built.matrix.feature_set.features)
         session.say(f"{record.rows:,} rows × {count} features in {record.seconds:.2f} s: {record.path}")
+        if built.reused:
+            session.say(f"{built.reused:,} rows are as in an older matrix: not computed again")
         session.say(*(f"left out: {number:,} rows, {why}" for why, number in (built.matrix.dropped or {}).items()))
         if built.late:
             session.say(f"{built.late:,} labels were known too late to train on")
 
-    session.show({**session.fields(record), "dropped": built.matrix.dropped, "late": built.late}, human)
+    session.show(
+        {**session.fields(record), "dropped": built.matrix.dropped, "late": built.late, "reused": built.reused}, human
+    )
 
 
 def list_groups(session: Session) -> None:
