@@ -30,6 +30,7 @@ _WORDS = {
     "features.exclude": "never these tables, columns, features: [businesses.name]",
     "features.include_cutoff": "see rows at the very cutoff: mostly a leak",
     "features.frozen": "a date: what happened or was learned since is not seen",
+    "features.memory": "what computing may take, such as 4GB",
     "features.missing": "null becomes: {pattern: keep, median, unknown, or a constant}",
     "features.aliases": "other names: {feature: [name]}",
     "features.strict": "true: repair nothing at prediction",
