@@ -137,3 +137,11 @@ def test_the_limit_saves_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_default_is_what_it_was() -> None:
     assert len(DEFAULT_PRIMITIVES) == 21
     assert used(made(depth=3)) == set(DEFAULT_PRIMITIVES)
+
+
+def test_what_labels_are_made_of_is_in_no_feature() -> None:
+    found = made(
+        "orders", hidden=("orders.total",), primitives=("all", "ADD"), conditions={("orders", "total"): (1.0,)}
+    )
+    assert "CUM_COUNT(BY payer)" in found.names
+    assert not any("total" in name for name in found.names)
