@@ -46,6 +46,9 @@ OPTIONS = Options(
         "N_MOST_COMMON(orders[payer].渠道, n=2)",
         "N_MOST_COMMON(orders[payer].渠道, n=3, 2d)",
         "N_MOST_COMMON(orders[payer].MODE(items.kind), n=2, 3d)",
+        # The same statistic under two names: neither may take the other's place.
+        *("MAX(orders[payer].paid)", "SUM(orders[payer].paid, 1d)", "N_MOST_COMMON(orders[payer].渠道, n=1, 3d)"),
+        *("MIN(orders[payer].paid)", "MEAN(orders[payer].paid)", "QUANTILE(orders[payer].total, q=0.5)"),
         "AVG_TIME_BETWEEN(orders[payer])",
         "AVG_TIME_BETWEEN(orders[payer] WHERE 渠道 != 网店, 2d)",
         "TIME_SINCE_LAST(orders[payer] WHERE total <= 0.3, 2d)",

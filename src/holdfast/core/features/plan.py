@@ -304,13 +304,19 @@ def _program(entries: list[tuple[int, int, int, int, int]], windows: int, statis
     """Entries are (window, source, condition, statistic, slot)."""
     if not entries:
         return None
-    series = list(dict.fromkeys((source, condition) for _, source, condition, _, _ in entries))
-    places = {pair: place for place, pair in enumerate(series)}
+    # Two features may be the same statistic (ANY is MAX of truth values): the second has a series of its own.
+    series: dict[tuple[int, int, int], int] = {}
+    taken: dict[tuple[int, int, int], int] = {}
+    for window, source, condition, statistic, slot in entries:
+        again = 0
+        while (window, series.setdefault((source, condition, again), len(series)), statistic) in taken:
+            again += 1
+        taken[window, series[source, condition, again], statistic] = slot
     statistics = max(statistics, 1 + max(entry[3] for entry in entries))
     slots = np.full((windows, len(series), statistics), -1, np.int64)
-    for window, source, condition, statistic, slot in entries:
-        slots[window, places[source, condition], statistic] = slot
-    asked = [{entry[3] for entry in entries if entry[1:3] == pair} for pair in series]
-    needs = [sum(bit for bit, names in _NEEDS.items() if names & statistics_of) for statistics_of in asked]
+    needs = np.zeros(len(series), np.uint8)
+    for (window, place, statistic), slot in taken.items():
+        slots[window, place, statistic] = slot
+        needs[place] |= sum(bit for bit, statistics_of in _NEEDS.items() if statistic in statistics_of)
     coded = tuple((slot, source) for _, source, _, statistic, slot in entries if statistic not in (2, 3))
-    return Program(np.array(series, np.int64), slots, np.array(needs, np.uint8), coded)
+    return Program(np.array([pair[:2] for pair in series], np.int64), slots, needs, coded)
