@@ -287,7 +287,7 @@ def _categories(
 
 def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
     """Make all that a plan reads of a large world, on all cores, before threads share it."""
-    first: Jobs = {}
+    first: Jobs = {("states", stage.table): partial(world.states, stage.table)}
     second: Jobs = {}
     _needs(world, stage, first, second)
     for jobs in (first, second):
@@ -298,12 +298,11 @@ def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
 def _needs(world: World, stage: Stage, first: Jobs, second: Jobs) -> None:
     """What must be made first, and what stands on it."""
     rows = world.tables[stage.table]
-    if world.keyed(stage.table):
-        first["states", stage.table] = partial(world.states, stage.table)
     for feature, _ in stage.columns:
         first["column", stage.table, feature.column] = partial(rows.column, feature.column)
     for link, above, _ in stage.parents:
         first["link", link] = partial(world.link_codes, link)
+        first["states", link.parent] = partial(world.states, link.parent)
         _needs(world, above, first, second)
     for step in stage.steps:
         if step.feature.link:
