@@ -90,8 +90,11 @@ class DenseKeys:
         """Where each value lies in the table; its last place is that of null and of what lies outside."""
         if values.null_count:
             values = pc.fill_null(values, self._low - 1 if self._low > _LEAST else self._high + 1)
-        places = np.asarray(values.to_numpy(), np.int64)
-        return np.where((places < self._low) | (places > self._high), self._high - self._low + 1, places - self._low)
+        places = np.asarray(values.to_numpy(), np.int64) - self._low
+        # Seen as unsigned, what is too low is too high; int64 wraps around alike.
+        return np.minimum(places.view(np.uint64), np.uint64(self._high - self._low + 1), out=places.view(np.uint64)).view(
+            np.int64
+        )
 
 
 class ListedKeys:

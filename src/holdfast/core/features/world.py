@@ -225,8 +225,8 @@ class World:
     def _build_index(self, link: Link) -> Index:
         rows = self.tables[link.child]
         codes, times = self.link_codes(link), rows.times
-        if rows.table.time is not None:
-            codes = np.where(times == NULL_TIME, -1, codes)
+        if rows.table.time is not None and (untimed := times == NULL_TIME).any():
+            codes = np.where(untimed, -1, codes)
         order, happened, offsets = ranges.sort_blocks(codes, times, len(self._space(link.parent)))
         order = _break_ties(order, ranges.ties(offsets, happened), rows)
         nothing = np.zeros(0, np.int64)
