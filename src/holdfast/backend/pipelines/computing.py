@@ -68,9 +68,11 @@ def _taken_over(
     job: Job, datasets: Datasets, features: Features
 ) -> tuple[list[tuple[Ints, tuple[int, ...], list[Column]]], int]:
     """Of the newest older matrix that has features of this set, the values that still hold."""
+    walked = (one.primitive for feature in job.feature_set.features for one in feature.walk())
+    own = {primitive.name: primitive for primitive in walked if primitive is not None and primitive.code}
     for record in features.matrices(job.target):
         try:
-            old = FeatureSet.from_dict(features.get(record.feature_set).definitions)
+            old = FeatureSet.from_dict(features.get(record.feature_set).definitions, own.values())
         except ConfigError:  # of a primitive that has changed since
             continue
         places = reusable(old, job.feature_set)

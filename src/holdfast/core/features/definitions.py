@@ -27,6 +27,7 @@ from holdfast.core.features.describing import described
 from holdfast.core.features.primitives import Primitive, find_primitive
 from holdfast.core.schema import Column, DType, Link, Schema
 from holdfast.core.timeline import format_duration
+from holdfast.core.words import exactly
 from holdfast.errors import ConfigError, NotFoundError
 
 __all__ = ["OPERATORS", "Condition", "Feature", "FeatureSet", "Kind"]
@@ -114,7 +115,7 @@ class Feature:
         """The formula as text; `formulas.parse_feature` reads it back."""
         inner = ", ".join(feature.name for feature in self.inputs)
         call = self.primitive.name if self.primitive else ""
-        settings = "".join(f", {name}={value:g}" for name, value in self.parameters)
+        settings = "".join(f", {name}={exactly(value)}" for name, value in self.parameters)
         match self.kind:
             case Kind.COLUMN:
                 return self.column

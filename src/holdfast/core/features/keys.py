@@ -120,13 +120,14 @@ class ListedKeys:
 def _typed(
     table: str, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]", wanted: pa.DataType
 ) -> pa.Array | pa.ChunkedArray:
-    if not isinstance(values, pa.Array | pa.ChunkedArray):
-        values = pa.array(values)
-    if values.type == wanted:
-        return values
+    given = "of several types"
     try:
-        return values.cast(wanted)
-    except pa.ArrowInvalid as error:
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            values = pa.array(values)
+        given = str(values.type)
+        return values if values.type == wanted else values.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise InputError(
-            f"keys of {table!r} are {wanted}, not {values.type}: {error}", where={"table": table}
-        ) from error
+            f"keys of {table!r} are {wanted}, not {given}: {error}", where={"table": table},
+            hint="Give each entity as the key column of that table holds it.",
+        ) from error  # fmt: skip
