@@ -169,6 +169,19 @@ def test_history_frozen_at_a_date(tmp_path: Path) -> None:
             project.matrix(frozen_at="soon")
 
 
+def test_no_condition_comes_from_what_happened_after_the_freeze(tmp_path: Path) -> None:
+    months = write_months(tmp_path / "files", 3)
+    file = months[-1][1] / "visits.csv"
+    file.write_text(file.read_text(encoding="utf-8").replace("乙", "丁"), encoding="utf-8")
+    with project_in(tmp_path / "p") as project:
+        for period, files in months:
+            project.ingest(period, [files])
+        assert "COUNT(visits WHERE kind = 丁)" in project.matrix().matrix.feature_set.names
+        frozen = project.matrix(frozen_at="2024-02-01").matrix.feature_set.names
+        assert "COUNT(visits WHERE kind = 乙)" in frozen
+        assert "COUNT(visits WHERE kind = 丁)" not in frozen
+
+
 def test_sizes_and_dates_of_the_project_file_are_checked(tmp_path: Path) -> None:
     with project_in(tmp_path / "p", ", frozen: 2024-02-01, memory: 4GB") as project:
         assert project.settings.features.frozen == "2024-02-01"

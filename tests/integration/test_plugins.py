@@ -84,3 +84,34 @@ def test_an_installed_package_offers_its_own(tmp_path: Path, monkeypatch: pytest
     (about / "entry_points.txt").write_text("[holdfast.primitives]\nall = offered_primitives\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert [primitive.name for primitive in load_plugins(tmp_path, [])] == ["GINI", "CAPPED"]
+
+
+def test_a_project_with_its_own_primitives_extends_matrices_compares_sets_and_keeps_its_groups(tmp_path: Path) -> None:
+    months = generate(tmp_path)
+    (tmp_path / "gini.py").write_text(example(), encoding="utf-8")
+    file = tmp_path / "holdfast.yaml"
+    asked = "plugins: [gini]\nfeatures: {depth: 2, windows: [all], primitives: [COUNT, MAX, GINI, 'CAPPED(most=80)']}"
+    text = file.read_text(encoding="utf-8")
+    text = text.replace("features: {depth: 2, windows: [all, 90d, 365d]}", asked)
+    text = re.sub(r"split: .*", "split: {by: random}", text)
+    file.write_text(text, encoding="utf-8")
+    with holdfast.open(tmp_path) as project:
+        for month in months[:3]:
+            project.ingest(month, [tmp_path / DELIVERIES / month])
+        first = project.matrix("评分")
+        project.ingest(months[3], [tmp_path / DELIVERIES / months[3]])
+        second = project.matrix("评分")
+        assert 0 < second.reused <= len(first.matrix.cutoffs)
+        assert project.matrix("评分", full=True).matrix.record.sha256 == second.matrix.record.sha256
+        # No group has one of them: a pattern among the features that they are among too is none.
+        assert [group.name for group in project.feature_groups.list()] == ["厨房", "邻里"]
+    file.write_text(text.replace("most=80", "most=70"), encoding="utf-8")
+    with holdfast.open(tmp_path) as project:
+        before = project.features.get("评分").id
+        project.synthesise("评分")
+        words = [change.words for change in project.exchange.diff(before, project.features.get("评分").id)]
+        stacked = "MAX(inspections.CAPPED(score, most=80)) became MAX(inspections.CAPPED(score, most=70)): "
+        assert any(one.startswith(stacked) for one in words)
+    file.write_text(text.replace('"COUNT(violations*)"', "GINI(inspections.score)"), encoding="utf-8")
+    with holdfast.open(tmp_path) as project, pytest.raises(ConfigError, match="a primitive of your own"):
+        project.feature_groups.list()

@@ -106,7 +106,9 @@ class Services:
         """Feature groups."""
         from holdfast.backend.features.groups import Groups
 
-        return Groups(self.store, self.datasets, self.settings, self.clock, self._feature_set)
+        return Groups(
+            self.store, self.datasets, self.settings, self.clock, self._feature_set, own=lambda: self.own
+        )  # fmt: skip
 
     @cached_property
     def online(self) -> "OnlineFeatures":

@@ -4,7 +4,7 @@ import re
 
 from holdfast.errors import ConfigError
 
-__all__ = ["TRUTH", "number_of", "parse_size", "quantity", "truth_of", "whole_of"]
+__all__ = ["TRUTH", "exactly", "number_of", "parse_size", "quantity", "truth_of", "whole_of"]
 
 TRUTH = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("是", "否"), ("1", "0"))
 """Words for true and false, in lower case."""
@@ -34,6 +34,12 @@ def number_of(text: str) -> float | None:
 def truth_of(text: str) -> bool | None:
     """The truth value, in any case; None when it is no word for one."""
     return _TRUTHS.get(text.strip().lower())
+
+
+def exactly(value: float) -> str:
+    """The number in as few characters as read back as the same one."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value)).removesuffix(".0")
 
 
 def quantity(value: float, unit: str = "") -> str:

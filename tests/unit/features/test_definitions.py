@@ -147,3 +147,17 @@ def test_hidden_columns_are_in_no_feature() -> None:
     names = " ".join(synthesise(SCHEMA, "customers", (), options).feature_set.names)
     assert "total" not in names
     assert "credit" not in names
+
+
+@pytest.mark.parametrize("value", [1234567.0, 1234568.0, 0.123456789, -1e-7, 1e300, 2.0**53])
+def test_a_parameter_is_said_with_all_its_digits(value: float) -> None:
+    feature = parse_feature(f"ABOVE(total, value={value!r})", SCHEMA, "orders")
+    assert dict(feature.parameters) == {"value": value}
+    assert parse_feature(feature.name, SCHEMA, "orders") == feature
+    assert repr(value).removesuffix(".0") in feature.describe()
+
+
+def test_parameters_that_are_near_make_features_of_their_own() -> None:
+    asked = ["ABOVE(value=1234567)", "ABOVE(value=1234568)"]
+    names = synthesise(SCHEMA, "orders", (), Options(primitives=asked)).feature_set.names
+    assert {"ABOVE(total, value=1234567)", "ABOVE(total, value=1234568)"} <= set(names)

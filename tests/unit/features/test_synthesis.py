@@ -6,9 +6,11 @@ import pytest
 
 from holdfast.core.features import synthesis
 from holdfast.core.features.definitions import Feature, FeatureSet
+from holdfast.core.features.formulas import parse_feature
 from holdfast.core.features.primitives import DEFAULT_PRIMITIVES, PRIMITIVES
 from holdfast.core.features.synthesis import Options, synthesise
 from holdfast.core.schema import Column, DType, Schema, Table
+from holdfast.core.timeline import DAY
 from holdfast.errors import ConfigError
 
 from .worlds import SCHEMA, SCHOOL
@@ -145,3 +147,19 @@ def test_what_labels_are_made_of_is_in_no_feature() -> None:
     )
     assert "CUM_COUNT(BY payer)" in found.names
     assert not any("total" in name for name in found.names)
+
+
+@pytest.mark.parametrize(
+    "value", ["a, 90d", " lead", "trail ", "é, 7d", '"quoted"', 'say "hi"', "x, q=3", "a) b(", "", "数, 2h"]
+)
+def test_a_condition_that_reads_like_a_formula_is_quoted(value: str) -> None:
+    kinds = Column("id", DType.INT), Column("p", DType.INT), Column("at", DType.TIME), Column("k", DType.CATEGORY)
+    schema = Schema(
+        {"p": Table("p", (kinds[0],), ("id",)), "c": Table("c", kinds, ("id",), "at", {"p": "p"})}
+    )  # fmt: skip
+    options = Options(depth=1, primitives=("COUNT",), conditions={("c", "k"): ("a", value)}, windows=("all", "90d"))
+    found = synthesise(schema, "p", (), options).feature_set
+    assert {(f.condition and f.condition.value, f.window) for f in found.features} >= {(value, None), ("a", 90 * DAY)}
+    assert [parse_feature(f.name, schema, "p") for f in found.features if f.table == "p"] == [
+        f for f in found.features if f.table == "p"
+    ]

@@ -5,7 +5,7 @@ new version; the pointer `group/<name>` names its current one. Earlier versions 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from holdfast.backend.settings import Settings
 from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.files import sha256_of
 from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.schema import Column
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import NotFoundError, nearest
@@ -33,7 +34,8 @@ Definitions = list[dict[str, str]]
 
 
 class Groups:
-    """The feature groups of one project. `set_of` gives the feature set of a target by its name."""
+    """The feature groups of one project. `set_of` gives the feature set of a target by its name, `own` the
+    primitives of the user's own."""
 
     def __init__(
         self,
@@ -42,12 +44,15 @@ class Groups:
         settings: Settings,
         clock: Clock,
         set_of: Callable[[str], FeatureSet],
+        *,
+        own: Callable[[], Sequence[Primitive]] = tuple,
     ) -> None:
         self._store = store
         self._datasets = datasets
         self._settings = settings
         self._clock = clock
         self._set_of = set_of
+        self._own = own
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,7 +71,7 @@ class Groups:
         now = self._clock.now()
         made = []
         for name, given in self._settings.feature_groups.items():
-            feature_set, left_out = resolve(name, given, self._settings, schema, self._set_of)
+            feature_set, left_out = resolve(name, given, self._settings, schema, self._set_of, own=self._own())
             draft = FeatureGroup(
                 id="", name=name, made_at=now, dataset=dataset.id, entity=feature_set.entity,
                 feature_set=feature_set.hash, definitions=feature_set.to_dict(),

@@ -1,12 +1,13 @@
 """What a feature group of the project file means: the feature set, over the schema of one dataset version."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from holdfast.backend.settings import FeatureGroupSettings, Settings
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.formulas import parse_feature
+from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.synthesis import Options, synthesise
 from holdfast.core.schema import Schema
 from holdfast.errors import ConfigError
@@ -15,10 +16,17 @@ __all__ = ["resolve"]
 
 
 def resolve(
-    name: str, given: FeatureGroupSettings, settings: Settings, schema: Schema, set_of: Callable[[str], FeatureSet]
+    name: str,
+    given: FeatureGroupSettings,
+    settings: Settings,
+    schema: Schema,
+    set_of: Callable[[str], FeatureSet],
+    *,
+    own: Sequence[Primitive] = (),
 ) -> tuple[FeatureSet, tuple[str, ...]]:
     """The features of a group, and the names of those of its target that only a question could compute.
 
+    `own` are the user's primitives, which the project file may name for its targets; a group cannot hold them.
     ConfigError names the key of the project file.
     """
     key = f"feature_groups.{name}"
@@ -26,20 +34,16 @@ def resolve(
         found = set_of(given.target)
         kept = [feature for feature in found.features if not _asks(feature)]
         left_out = tuple(feature.name for feature in found.features if _asks(feature))
-        if own := [f.name for f in kept for part in f.walk() if part.primitive and part.primitive.compute]:
-            raise ConfigError(
-                f"a feature group cannot hold {own[0]!r}: it has a primitive of your own",
-                where={"key": key, "feature": own[0]},
-                hint="List the group's features by `features`, without those.",
-            )
+        _check_own(kept, key)
         if not kept:
             raise ConfigError(f"target {given.target!r} has only features of its question", where={"key": key})
         return replace(found, features=tuple(kept), context=()), left_out
     assert given.entity is not None
     features = []
     for text in given.features:
-        features += _features(text, given.entity, settings, schema, f"{key}.features")
+        features += _features(text, given.entity, settings, schema, f"{key}.features", own=own)
     features = list(_once(features))
+    _check_own(features, f"{key}.features")
     _check_personal(features, schema, f"{key}.features")
     used = {
         given.entity,
@@ -58,7 +62,18 @@ def _asks(feature: Feature) -> bool:
     return any(part.kind is Kind.CONTEXT for part in feature.walk())
 
 
-def _features(text: str, entity: str, settings: Settings, schema: Schema, key: str) -> list[Feature]:
+def _check_own(features: Iterable[Feature], key: str) -> None:
+    if found := [f.name for f in features for part in f.walk() if part.primitive and part.primitive.compute]:
+        raise ConfigError(
+            f"a feature group cannot hold {found[0]!r}: it has a primitive of your own",
+            where={"key": key, "feature": found[0]},
+            hint="List the group's features by `features`, without those.",
+        )
+
+
+def _features(
+    text: str, entity: str, settings: Settings, schema: Schema, key: str, *, own: Sequence[Primitive]
+) -> list[Feature]:
     """What one entry stands for: a pattern for synthesised features, else one formula."""
     if "*" in text or "?" in text:
         rule = settings.features
@@ -70,7 +85,7 @@ def _features(text: str, entity: str, settings: Settings, schema: Schema, key: s
         options = Options(
             depth=rule.depth, windows=rule.windows, primitives=rule.primitives, conditions=conditions,
             conditional=rule.conditional, windowed=rule.windowed, seeds=rule.seeds, limit=rule.max, include=[text],
-            exclude=rule.exclude, include_cutoff=rule.include_cutoff,
+            exclude=rule.exclude, include_cutoff=rule.include_cutoff, own=own,
         )  # fmt: skip
         try:
             return _named(text, synthesise(schema, entity, (), options).feature_set.features, key)
@@ -79,7 +94,7 @@ def _features(text: str, entity: str, settings: Settings, schema: Schema, key: s
                 raise
             return _named(text, (), key)
     try:
-        return [parse_feature(text, schema, entity)]
+        return [parse_feature(text, schema, entity, own)]
     except ConfigError as error:
         raise ConfigError(error.message, where={**error.where, "key": key}, hint=error.hint) from error
 

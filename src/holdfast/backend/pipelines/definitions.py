@@ -97,4 +97,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FileError(f"cannot be read: {error.strerror or error}", where={"file": str(path)}) from error
+        raise FileError(
+            f"cannot be read: {error.strerror or error}", where={"file": str(path)},
+            hint="What ends in .json is a file; the name of a target or the beginning of a set's id is none.",
+        ) from error  # fmt: skip

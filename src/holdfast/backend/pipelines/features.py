@@ -180,7 +180,10 @@ def _synthesise(
     question: _Question, features: Features, settings: Settings, own: Sequence[Primitive]
 ) -> SynthesisResult:
     target, rule = question.target, settings.features
+    frozen_at = parse_instant(rule.frozen, settings.timezone) if rule.frozen else None
     horizon = int(question.asked.cutoffs[question.parts == TRAIN].max())
+    if frozen_at is not None:  # training rows see nothing of what came later
+        horizon = min(horizon, frozen_at)
     hidden = [f"{target.from_}.{name}" for name in label_columns(question.schema, target)]
     options = Options(
         depth=rule.depth,
@@ -201,7 +204,6 @@ def _synthesise(
     made: Synthesis = synthesise(
         question.schema, target.entity_table, context_columns(question.schema, target), options
     )
-    frozen_at = parse_instant(rule.frozen, settings.timezone) if rule.frozen else None
     feature_set = replace(made.feature_set, frozen_at=frozen_at)
     _check_own_rows(question, feature_set)
     record = features.save_set(question.name, feature_set, question.dataset.id)

@@ -141,11 +141,12 @@ def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> npt.NDArray[np.int64]
 
 
 def _table(frame: Any) -> pa.Table:
-    if isinstance(frame, Mapping):
-        frame = pa.table(dict(frame))
-    elif not isinstance(frame, pa.Table):
+    if not isinstance(frame, pa.Table):
         try:
-            frame = pa.Table.from_pandas(frame, preserve_index=False)
+            if isinstance(frame, Mapping):
+                frame = pa.table(dict(frame))
+            else:
+                frame = pa.Table.from_pandas(frame, preserve_index=False)
         except (AttributeError, TypeError, pa.ArrowException) as error:
             raise InputError(
                 f"the frame cannot be read: {error}", hint="Give an Arrow table, a DataFrame or a mapping of columns."

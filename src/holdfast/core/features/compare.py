@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.core.features.definitions import Feature, FeatureSet
 from holdfast.core.timeline import format_duration
+from holdfast.core.words import exactly
 
 __all__ = ["Change", "diff_sets"]
 
@@ -56,7 +57,13 @@ def diff_sets(old: FeatureSet, new: FeatureSet) -> tuple[Change, ...]:
 
 
 def _items(feature_set: FeatureSet) -> dict[str, _Item]:
-    return {f.name: _Item(f.name, f.to_dict(), place) for place, f in enumerate(feature_set.features)}
+    return {f.name: _Item(f.name, _data(f), place) for place, f in enumerate(feature_set.features)}
+
+
+def _data(feature: Feature) -> dict[str, Any]:
+    """The definition, each input with its name: what a user's primitive is called cannot be asked of the data alone."""
+    named = {"inputs": [(one.name, one.to_dict()) for one in feature.inputs]} if feature.inputs else {}
+    return {**feature.to_dict(), **named}
 
 
 def _features(before: Mapping[str, _Item], after: Mapping[str, _Item]) -> tuple[list[Change], dict[str, str]]:
@@ -111,9 +118,9 @@ def _said(aspect: str, value: Any) -> str:
         case "condition" if isinstance(value, dict) and {"column", "value"} <= set(value):
             return " ".join([value["column"], str(value.get("operator", "=")), str(value["value"])])
         case "inputs":
-            return ", ".join(Feature.from_dict(item).name for item in value)
+            return ", ".join(name for name, _ in value)
         case "parameters":
-            return ", ".join(f"{name} = {setting:g}" for name, setting in value.items())
+            return ", ".join(f"{name} = {exactly(setting)}" for name, setting in value.items())
         case "link":
             return f"{value['child']}[{value['column']}] → {value['parent']}"
         case _:

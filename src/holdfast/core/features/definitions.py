@@ -17,6 +17,7 @@ Names follow Featuretools: `MEAN(inspections.Score, 90d)`, `COUNT(violations WHE
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,7 @@ from holdfast.core.features.describing import described
 from holdfast.core.features.primitives import Primitive, find_primitive
 from holdfast.core.schema import Column, DType, Link, Schema
 from holdfast.core.timeline import format_duration
+from holdfast.core.words import exactly
 from holdfast.errors import ConfigError, NotFoundError
 
 __all__ = ["OPERATORS", "Condition", "Feature", "FeatureSet", "Kind"]
@@ -67,12 +69,22 @@ class Condition:
     operator: str = "="
 
     def __str__(self) -> str:
-        return f"{self.column} {self.operator} {self.value}"
+        return f"{self.column} {self.operator} {_said(self.value)}"
 
     def describe(self) -> str:
         """The condition in words."""
         value = str(self.value).lower() if isinstance(self.value, bool) else self.value
         return f"{self.column} {OPERATORS[self.operator]} {value}"
+
+
+_FORMULA_LIKE = re.compile(r'\s.*|.*\s|".*|.*,\s*(\d+\s*\w+|\w+\s*=\s*[-+0-9.eE]+)', re.DOTALL)
+"""Values that would read as something else at the end of a formula: blanks, a window, a parameter."""
+
+
+def _said(value: str | float | bool) -> str:
+    """A condition's value in a formula: quoted where it would read as something else."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if isinstance(value, str) and _FORMULA_LIKE.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class Feature:
         """The formula as text; `formulas.parse_feature` reads it back."""
         inner = ", ".join(feature.name for feature in self.inputs)
         call = self.primitive.name if self.primitive else ""
-        settings = "".join(f", {name}={value:g}" for name, value in self.parameters)
+        settings = "".join(f", {name}={exactly(value)}" for name, value in self.parameters)
         match self.kind:
             case Kind.COLUMN:
                 return self.column

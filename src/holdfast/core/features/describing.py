@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from holdfast.core.timeline import format_duration
+from holdfast.core.words import exactly
 
 if TYPE_CHECKING:
     from holdfast.core.features.definitions import Feature
@@ -68,5 +69,5 @@ def _aggregated(feature: "Feature") -> str:
 
 def _worded(feature: "Feature", inputs: list[_Phrase], **named: str) -> str:
     assert feature.primitive is not None
-    settings = {name: f"{value:g}" for name, value in feature.parameters}
+    settings = {name: exactly(value) for name, value in feature.parameters}
     return feature.primitive.words.format(*inputs, **settings, **named)

@@ -1,5 +1,6 @@
 """Features that a user writes: the text of a feature's name, read back as a definition."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -165,7 +166,9 @@ class _Parser:
         return make_feature(
             primitive, inputs, table, link=link, parameters=parameters,
             window=parse_duration(window[2]) if window else None,
-            condition=parse_condition(where[2], where[3], where[4], self.schema, link.child) if where else None,
+            condition=parse_condition(where[2], where[3], _unquoted(where[4]), self.schema, link.child)
+            if where
+            else None,
         )  # fmt: skip
 
     def inputs(self, text: str, table: str, count: int, prefix: str = "") -> list[Feature]:
@@ -200,6 +203,15 @@ def _parameters(text: str, primitive: Primitive) -> tuple[str, list[tuple[str, f
             raise ConfigError(f"{match[2]}={match[3]} is no number") from error
         text = match[1].strip()
     return text, found
+
+
+def _unquoted(text: str) -> str:
+    """A condition's value as it is, where the formula quotes it as JSON does."""
+    try:
+        value = json.loads(text) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def parse_condition(column: str, operator: str, text: str, schema: Schema, table: str) -> Condition:

@@ -92,9 +92,9 @@ class DenseKeys:
             values = pc.fill_null(values, self._low - 1 if self._low > _LEAST else self._high + 1)
         places = np.asarray(values.to_numpy(), np.int64) - self._low
         # Seen as unsigned, what is too low is too high; int64 wraps around alike.
-        return np.minimum(places.view(np.uint64), np.uint64(self._high - self._low + 1), out=places.view(np.uint64)).view(
-            np.int64
-        )
+        return np.minimum(
+            places.view(np.uint64), np.uint64(self._high - self._low + 1), out=places.view(np.uint64)
+        ).view(np.int64)
 
 
 class ListedKeys:
@@ -123,13 +123,14 @@ class ListedKeys:
 def _typed(
     table: str, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]", wanted: pa.DataType
 ) -> pa.Array | pa.ChunkedArray:
-    if not isinstance(values, pa.Array | pa.ChunkedArray):
-        values = pa.array(values)
-    if values.type == wanted:
-        return values
+    given = "of several types"
     try:
-        return values.cast(wanted)
-    except pa.ArrowInvalid as error:
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            values = pa.array(values)
+        given = str(values.type)
+        return values if values.type == wanted else values.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise InputError(
-            f"keys of {table!r} are {wanted}, not {values.type}: {error}", where={"table": table}
-        ) from error
+            f"keys of {table!r} are {wanted}, not {given}: {error}", where={"table": table},
+            hint="Give each entity as the key column of that table holds it.",
+        ) from error  # fmt: skip

@@ -103,7 +103,12 @@ def _first(features: Iterable[Feature], options: Options) -> tuple[dict[str, Fea
                     hint="Write the formulas of the features that you want, or make `features.depth` less.",
                 )
             return unique, False
-        unique[feature.name] = feature
+        if unique.setdefault(feature.name, feature) != feature:
+            raise ConfigError(
+                f"two different features would be called {feature.name!r}",
+                where={"key": "features", "feature": feature.name},
+                hint="A name of a table or column reads like a part of a formula: rename it, or exclude it.",
+            )
     return unique, True
 
 
