@@ -35,7 +35,7 @@ def main() -> None:
     rows += alone.one_entity_rows(200 if given.quick else 3000)
     rows.append(alone.memory_row(customers))
     if (HERE / "feast_join.py").exists():
-        rows += importlib.import_module("feast_join").rows(given.quick)
+        rows += importlib.import_module("feast_join").run(given.quick)
     write("features", rows, PACKAGES)
 
 

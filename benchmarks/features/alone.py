@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from side_by_side import cold, every
 
-from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.columns import Rows
+from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import Evaluator, evaluate
 from holdfast.core.features.rows import typed_rows
 from holdfast.core.features.synthesis import Options, synthesise
