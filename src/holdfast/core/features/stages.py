@@ -35,7 +35,6 @@ Values = Floats | Ints | Categories
 """Numbers and truth values (float64), times (int64), or categories."""
 _NO_INTS = np.zeros(0, np.int64)
 _NO_BYTES = np.zeros(0, np.uint8)
-_NO_LO = np.zeros((0, 0), np.int64)
 _CELLS = 4_000_000
 """Values that a part of the asked rows may hold at once over its stages: bounds memory, not results."""
 _SMALLEST = 100_000
