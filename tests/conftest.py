@@ -46,3 +46,31 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"redis://127.0.0.1:{port}/0"
     server.terminate()
     server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """The URL of a PostgreSQL, without a database: $HOLDFAST_TEST_POSTGRES, by default postgres@127.0.0.1:5432."""
+    import psycopg
+
+    given = os.environ.get("HOLDFAST_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432").rstrip("/")
+    try:
+        psycopg.connect(f"{given}/postgres", connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL answers at {given}: {error}; start one, or set HOLDFAST_TEST_POSTGRES to its URL")
+    return given
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of an empty database of the test's own, gone with it."""
+    import secrets
+
+    import psycopg
+
+    name = f"holdfast_{secrets.token_hex(6)}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    yield f"{postgres_server}/{name}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]

@@ -25,6 +25,7 @@ from holdfast.backend.deployment import Deployments
 from holdfast.backend.features import Features
 from holdfast.backend.features.groups import Groups
 from holdfast.backend.features.vectors import OnlineFeatures
+from holdfast.backend.layout import Layout
 from holdfast.backend.pipelines.features import build_matrix
 from holdfast.backend.pipelines.ingest import ingest
 from holdfast.backend.pipelines.trace import Lineage
@@ -33,7 +34,6 @@ from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry.artifacts import Identity, build
 from holdfast.backend.registry.registry import Registry, model_name
 from holdfast.backend.serving.loader import Sources
-from holdfast.backend.settings import Layout
 from holdfast.backend.store import Store
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding

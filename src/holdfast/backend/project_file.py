@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.settings import (
-    PROJECT_FILE,
     ColumnSettings,
     FeatureGroupSettings,
     PlacedError,

@@ -5,9 +5,7 @@ Every default of the file is written here once. `Layout` names the folders.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,11 +23,13 @@ from holdfast.core.timeline import Known, Step, parse_duration, parse_instant, z
 from holdfast.core.words import parse_size
 from holdfast.errors import ConfigError, InputError, nearest
 
-__all__ = ["PROJECT_FILE", "ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings", "Layout",
+__all__ = ["ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings",
            "OnlineSettings", "PlacedError", "SelectionSettings", "ServingSettings", "Settings", "SplitSettings",
-           "TableSettings", "TargetSettings", "TrainingSettings", "TransformSettings", "unknown"]  # fmt: skip
+           "StorageSettings", "TableSettings", "TargetSettings", "TrainingSettings", "TransformSettings",
+           "unknown"]  # fmt: skip
 
-PROJECT_FILE = "holdfast.yaml"
+_POSTGRES = re.compile(r"postgresql://\S+/[^\s/?]+(\?\S*)?")
+_S3 = re.compile(r"s3://[^\s/?]+(/[^\s?]+)?/?(\?\S*)?")
 _REDIS = re.compile(r"rediss?://[^\s/]+(/\d+)?(\?\S*)?")
 
 
@@ -352,6 +352,37 @@ class ServingSettings(_Model):
     max_body_mb: int = Field(16, ge=1)
 
 
+def _sqlite_or(url: re.Pattern[str], value: object, said: str) -> object:
+    """`value` if it is `sqlite` or such a URL; the error never repeats it, for it may hold a password."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str) or not (text == "sqlite" or url.fullmatch(text)):
+        raise ValueError(said)
+    return value
+
+
+class StorageSettings(_Model):
+    """Where records and blobs live: `database` is `sqlite` or the URL of a PostgreSQL, `blobs` is `local` or of S3.
+
+    Passwords are better left out: PGPASSWORD, ~/.pgpass and AWS_ACCESS_KEY_ID are honoured.
+    """
+
+    database: SecretStr = SecretStr("sqlite")
+    blobs: str = "local"
+
+    @field_validator("database", mode="before")
+    @classmethod
+    def _database(cls, value: object) -> object:
+        said = "`storage.database` is `sqlite` or a URL such as postgresql://user@host:5432/database"
+        return _sqlite_or(_POSTGRES, value, said)
+
+    @field_validator("blobs")
+    @classmethod
+    def _blobs(cls, value: str) -> str:
+        if value != "local" and not _S3.fullmatch(value):
+            raise ValueError("`storage.blobs` is `local` or a URL such as s3://bucket/folder")
+        return value
+
+
 class OnlineSettings(_Model):
     """Where online vectors live: `sqlite` (embedded) or the URL of a Redis, which may hold a password."""
 
@@ -360,11 +391,7 @@ class OnlineSettings(_Model):
     @field_validator("store", mode="before")
     @classmethod
     def _store(cls, value: object) -> object:
-        # The value is never repeated: it may hold a password.
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if not isinstance(text, str) or not (text == "sqlite" or _REDIS.fullmatch(text)):
-            raise ValueError("`online.store` is `sqlite` or a URL such as redis://localhost:6379/0")
-        return value
+        return _sqlite_or(_REDIS, value, "`online.store` is `sqlite` or a URL such as redis://localhost:6379/0")
 
     @model_validator(mode="before")
     @classmethod
@@ -413,6 +440,7 @@ class Settings(_Model):
     serving: ServingSettings = ServingSettings()
     plugins: Names = ()
     online: OnlineSettings = OnlineSettings()
+    storage: StorageSettings = StorageSettings()
     feature_groups: dict[str, FeatureGroupSettings] = {}
 
     @field_validator("timezone")
@@ -518,60 +546,3 @@ def unknown(what: str, name: str, names: Iterable[object]) -> str:
     """That there is no such name, and the nearest that there is."""
     hint = nearest(name, names)
     return f"{what} {name!r}; {hint[0].lower()}{hint[1:].rstrip('.')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things are in a project folder."""
-
-    root: Path
-
-    @property
-    def project_file(self) -> Path:
-        """The project file."""
-        return self.root / PROJECT_FILE
-
-    @property
-    def raw(self) -> Path:
-        """Raw files as delivered, a folder a delivery."""
-        return self.root / "data" / "raw"
-
-    @property
-    def processed(self) -> Path:
-        """Columnar tables of the current version."""
-        return self.root / "data" / "processed"
-
-    @property
-    def query(self) -> Path:
-        """Query data; nothing here ever reaches a training set."""
-        return self.root / "data" / "query"
-
-    @property
-    def features(self) -> Path:
-        """Matrices and definitions."""
-        return self.root / "features"
-
-    @property
-    def models(self) -> Path:
-        """Packages of the current model versions."""
-        return self.root / "data" / "model"
-
-    @property
-    def logs(self) -> Path:
-        """Log files."""
-        return self.root / "logs"
-
-    @property
-    def private(self) -> Path:
-        """Holdfast's own: metadata database, blobs, locks, scratch space."""
-        return self.root / ".holdfast"
-
-    @property
-    def online(self) -> Path:
-        """The embedded online store."""
-        return self.private / "online.db"
-
-    @property
-    def database_url(self) -> str:
-        """The metadata database."""
-        return f"sqlite:///{self.private / 'holdfast.db'}"

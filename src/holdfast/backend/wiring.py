@@ -9,9 +9,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
 from holdfast.backend.project_file import load
-from holdfast.backend.settings import Layout, Settings
+from holdfast.backend.settings import Settings
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
@@ -71,10 +72,12 @@ class Services:
         import holdfast.backend.datasets
         import holdfast.backend.deployment.deployments
         import holdfast.backend.features
+        import holdfast.backend.jobs
         import holdfast.backend.registry.registry  # noqa: F401
         from holdfast.backend.store import Store
 
-        store = Store(self.layout.database_url)
+        url = self.settings.storage.database.get_secret_value()
+        store = Store(self.layout.database_url if url == "sqlite" else url)
         store.upgrade()
         return store
 

@@ -13,9 +13,9 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.logging import LOGGER
 from holdfast.backend.project_file import parse
-from holdfast.backend.settings import PROJECT_FILE
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError

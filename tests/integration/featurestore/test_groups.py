@@ -193,12 +193,17 @@ def test_a_write_that_breaks_off_is_made_good(project, monkeypatch):
 
 
 def test_one_materialises_a_group_at_a_time(project):
-    from holdfast.backend.store.locks import file_lock
-    from holdfast.core.names import escape
+    from concurrent.futures import ThreadPoolExecutor
 
-    lock = project.root / ".holdfast" / "locks" / f"materialise-{escape('门店统计')}.lock"
-    with file_lock(lock, now=0, what="it"), pytest.raises(LockedError, match="门店统计"):
-        project.materialise("门店统计", at="2024-03-20")
+    from holdfast.backend.adapters.clock import SystemClock
+    from holdfast.backend.store import Leases
+
+    with (
+        Leases(project.feature_groups.store, SystemClock()).hold(["group:门店统计"], doing="materialise"),
+        ThreadPoolExecutor() as other,
+        pytest.raises(LockedError, match="feature group 门店统计 is held"),
+    ):
+        other.submit(project.materialise, "门店统计", at="2024-03-20").result()
 
 
 def test_keys_are_read_as_their_type(project):

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pyarrow.parquet as pq
 import pytest
 
-from holdfast.backend.store import Pointers
-from holdfast.backend.store.locks import file_lock
+from holdfast.backend.adapters.clock import SystemClock
+from holdfast.backend.store import Leases, Pointers
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW
 from holdfast.core.timeline import Period, parse_instant
 from holdfast.errors import (
@@ -259,7 +260,7 @@ def test_other_refusals(world):
         world.datasets.get("v1.9")
     with pytest.raises(NotFoundError, match="no table"):
         world.datasets.read(tables=["x"])
-    with pytest.raises(InputError, match="pending"), world.store.write() as connection:
+    with pytest.raises(InputError, match="pending"), world.store.write("test") as connection:
         world.datasets.set_state(connection, "v1.0", "done")
     with pytest.raises(InputError, match="without their table"):
         world.datasets.confirm_contract(columns=["分"])
@@ -322,7 +323,7 @@ def test_going_back_and_on(world):
 
 def test_states(world):
     first(world)
-    with world.store.write() as connection:
+    with world.store.write("test") as connection:
         world.datasets.set_state(connection, "v1.0", "trained")
     second = world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).version
     assert world.datasets.get("v1.0").state == "trained"
@@ -349,15 +350,17 @@ def test_confirmed_contract_binds(world):
 
 def test_one_change_at_a_time_and_dead_holders_do_not_matter(world):
     first(world)
-    lock = world.layout.private / "locks" / "data.lock"
     with (
-        file_lock(lock, now=parse_instant("2016-05-01"), what="the data", doing="ingest 2016-04"),
-        pytest.raises(LockedError, match=f"the data is held by process {os.getpid()} .*2016-05-01.*ingest 2016-04"),
+        Leases(world.store, SystemClock()).hold(["data"], doing="ingest 2016-04"),
+        ThreadPoolExecutor() as other,
+        pytest.raises(LockedError, match=f"the data is held by process {os.getpid()} .*ingest 2016-04"),
     ):
-        world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS))
-    code = "import os, pathlib, sys; from holdfast.backend.store.locks import file_lock\n"
-    code += "with file_lock(pathlib.Path(sys.argv[1]), now=0, what='it'): os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code, str(lock)], check=False).returncode == -9
+        other.submit(world.deliver, "2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).result()
+    code = "import os, sys; from holdfast.backend.store import Leases, Store\n"
+    code += "from holdfast.backend.adapters.clock import SystemClock\n"
+    code += "with Leases(Store(sys.argv[1]), SystemClock()).hold(['data'], doing='it'): os.kill(os.getpid(), 9)"
+    url = world.layout.database_url
+    assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == -9
     assert world.deliver("2016-02", 店=SHOPS, 检查=moved(VISITS), 违规=moved(FINDS)).created
 
 

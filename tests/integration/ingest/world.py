@@ -7,9 +7,9 @@ from pathlib import Path
 from holdfast.backend.adapters.clock import SystemClock
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.datasets import Datasets
+from holdfast.backend.layout import Layout
 from holdfast.backend.pipelines.ingest import ingest, ingest_folder
 from holdfast.backend.project_file import parse
-from holdfast.backend.settings import Layout
 from holdfast.backend.store import Store
 from holdfast.backend.wiring import file_reader
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_a_version_registered_meanwhile_is_a_conflict(world: World) -> None:
     def overtake(_done: int, _all: int, text: str) -> None:
         if "measuring" in text and not moved:
             moved.append(registry.get("risk/Low/Risk"))
-            with registry.store.write() as connection:
+            with registry.store.write("test") as connection:
                 from holdfast.backend.store import Pointers
 
                 Pointers(connection).move("model:risk/Low/Risk", "model_other", at=1, why="test")
@@ -150,18 +151,17 @@ def test_a_version_registered_meanwhile_is_a_conflict(world: World) -> None:
 
 def test_one_training_at_a_time_per_model(world: World) -> None:
     done = world.train()
-    with training_session(
-        world.registry,
-        replace(done.run, id="run_2", state="running", ended_at=None, fingerprint=""),
-        ["risk/高风险", "other/高风险"],
-    ):
+    models = ["risk/高风险", "other/高风险"]
+    again = replace(done.run, id="run_2", state="running", ended_at=None, fingerprint="", parameters={"models": models})
+    with training_session(world.registry, again, models), ThreadPoolExecutor() as other:
         with pytest.raises(LockedError) as caught:
-            world.train(force=True)
+            other.submit(world.train, force=True).result()
+        assert "the training of " in caught.value.message
         assert str(os.getpid()) in caught.value.message
         assert "since 2024-03-01" in caught.value.message
         assert caught.value.where["pid"] == os.getpid()
-        assert end_interrupted(world.registry) == []  # it lives
-        assert not world.train(labels=["Low/Risk"], force=True).repeated
+        assert other.submit(end_interrupted, world.registry).result() == []  # it lives
+        assert not other.submit(world.train, labels=["Low/Risk"], force=True).result().repeated
     assert {m.version for m in world.train(force=True).models} == {"v1.1", "v1.2"}
 
 

@@ -49,7 +49,7 @@ def test_a_repeated_training_counts_for_the_version_it_is_repeated_on(project: P
     project.train("风险")
     project.train("score")
     project.data.confirm_contract()
-    with project.models.store.write() as connection:
+    with project.models.store.write("test") as connection:
         project.data.set_state(connection, project.data.get().id, "retrain_needed")
     assert project.train("风险").repeated
     assert project.data.get().state == "retrain_needed"

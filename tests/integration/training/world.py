@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.features import Features, Matrix
+from holdfast.backend.layout import Layout
 from holdfast.backend.pipelines.train import Trained, train
 from holdfast.backend.project_file import parse
 from holdfast.backend.records import MatrixRecord
 from holdfast.backend.registry.registry import Registry
-from holdfast.backend.settings import Layout, Settings
+from holdfast.backend.settings import Settings
 from holdfast.backend.store import Store
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
 from holdfast.core.features.frame import Categories, FeatureFrame

@@ -62,7 +62,7 @@ def test_many_processes_may_start_at_once(tmp_path: Path) -> None:
 def test_a_database_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.upgrade()
-    with store.write() as connection:
+    with store.write("test") as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(ConflictError, match="revision 9999"):
         store.upgrade()
@@ -74,10 +74,10 @@ def test_a_write_is_all_or_nothing_and_readers_see_one_snapshot(tmp_path: Path) 
     store.upgrade()
     with store.read() as reader:
         assert Pointers(reader).all() == {}
-        with pytest.raises(ConflictError), store.write() as connection:  # noqa: PT012 - the first move must be undone
+        with pytest.raises(ConflictError), store.write("test") as connection:  # noqa: PT012 - the first move must be undone
             Pointers(connection).move("数据", "v1.0", at=1, why="test")
             Pointers(connection).move("数据", "v2.0", at=1, why="test", expect="elsewhere")
-        with store.write() as connection:
+        with store.write("test") as connection:
             Pointers(connection).move("数据", "v1.1", at=2, why="import")
         assert Pointers(reader).all() == {}
     with store.read() as reader:
@@ -88,7 +88,7 @@ def test_a_write_is_all_or_nothing_and_readers_see_one_snapshot(tmp_path: Path) 
 def test_a_pointer_moves_only_from_where_it_was_seen(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.upgrade()
-    with store.write() as connection:
+    with store.write("test") as connection:
         pointers = Pointers(connection)
         pointers.move("data", "a", at=1, why="first", expect=None)
         pointers.move("data", "b", at=2, why="second", expect="a")
@@ -104,7 +104,7 @@ def test_a_pointer_moves_only_from_where_it_was_seen(tmp_path: Path) -> None:
 def _count_up(folder: str, times: int) -> None:
     store = store_in(Path(folder))
     for _ in range(times):
-        with store.write() as connection:
+        with store.write("test") as connection:
             pointers = Pointers(connection)
             pointers.move("count", str(int(pointers.get("count") or 0) + 1), at=0, why="")
     store.close()

@@ -88,4 +88,4 @@ class LocalBlobs:
         target = self._place(digest)
         target.parent.mkdir(exist_ok=True)
         scratch.chmod(0o444)
-        place(scratch, target)
+        place(scratch, target, "blob")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.backend.settings import Layout
+from holdfast.backend.layout import Layout
 from holdfast.backend.store.files import place, sha256_of_file, write_whole
 from holdfast.errors import ConflictError, FileError, InputError
 
@@ -94,7 +94,7 @@ class RawFiles:
             return
         intent = json.dumps({"delivery": delivery}, ensure_ascii=False)
         write_whole(self._intent, lambda path: path.write_text(intent, encoding="utf-8"))
-        place(staged.folder, target)
+        place(staged.folder, target, "raw files")
 
     def settle(self) -> None:
         """The delivery is committed: its files stay."""

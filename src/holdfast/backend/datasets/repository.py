@@ -16,10 +16,10 @@ from holdfast.backend.datasets.face import face_is, write_face
 from holdfast.backend.datasets.parts import PartStore, Stored
 from holdfast.backend.datasets.raw import Kept, RawFiles
 from holdfast.backend.datasets.tables import Part
+from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, RawFile, new_id
-from holdfast.backend.settings import Layout
-from holdfast.backend.store import Pointers, Store
+from holdfast.backend.store import Leases, Pointers, Store
 from holdfast.backend.store.locks import file_lock
 from holdfast.core.derive import derive
 from holdfast.core.prepare import QUARANTINE, TableContract
@@ -73,6 +73,7 @@ class Datasets:
         self._layout = layout
         self.parts = PartStore(blobs)
         self.raw = RawFiles(layout)
+        self._leases = Leases(store, clock)
 
     def list(self) -> Versions:
         """All versions, oldest first."""
@@ -171,7 +172,7 @@ class Datasets:
     def checkout(self, version: str, why: str) -> DatasetVersion:
         """Make `version` current. Nothing is lost: the next import continues from it under a new number."""
         with self.changing(f"checkout {version}"):
-            with self._store.write() as connection:
+            with self._store.write("checkout") as connection:
                 record = rows_of.to_version(self._row(connection, version))
                 Pointers(connection).move(POINTER, record.id, at=self._clock.now(), why=why)
             self.refresh_face()
@@ -228,10 +229,12 @@ class Datasets:
         return self._clock.now()
 
     @contextmanager
-    def changing(self, what: str) -> Iterator[None]:
-        """Hold the lock of the data; first clear away what an interrupted import left. LockedError when it is held."""
-        lock = self._layout.private / "locks" / "data.lock"
-        with file_lock(lock, now=self._clock.now(), what="the data", doing=what):
+    def changing(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
+        """Hold the lease of the data; first clear away what an interrupted import left.
+
+        LockedError when somebody else holds it after `wait` seconds.
+        """
+        with self._leases.hold(["data"], doing=what, wait=wait):
             self._recover()
             try:
                 yield
@@ -261,7 +264,7 @@ class Datasets:
         quarantined = draft.quarantine if draft.quarantine is not None and draft.quarantine.num_rows else None
         digest = self.parts.write_plain(quarantined)[0] if quarantined is not None else None
         now, base = self._clock.now(), draft.base
-        with self._store.write() as connection:
+        with self._store.write("data version") as connection:
             record = DatasetVersion(
                 id=new_id("data", now),
                 version=self._next_number(connection, draft),

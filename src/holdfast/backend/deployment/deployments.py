@@ -48,7 +48,7 @@ class Deployments:
             parents=(after,) if after else (),
             note=note,
         )
-        with self._store.write() as connection:
+        with self._store.write("deploy") as connection:
             row = {name: getattr(made, name) for name in Deployment.__dataclass_fields__}
             connection.execute(_deployments.insert().values(row | {"parents": list(made.parents)}))
             Pointers(connection).move(_PREFIX + target, made.id, at=now, why=note or "deploy", expect=after)
@@ -114,7 +114,7 @@ class Deployments:
         Going back twice goes back two deployments; the moves stay in the pointer's history.
         """
         current, goal = self.before(target, to)
-        with self._store.write() as connection:
+        with self._store.write("roll back deployment") as connection:
             Pointers(connection).move(
                 _PREFIX + target, goal.id, at=self._clock.now(), why=why or "rollback", expect=current.id
             )

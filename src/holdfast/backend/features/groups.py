@@ -47,7 +47,7 @@ class Groups:
         *,
         own: Callable[[], Sequence[Primitive]] = tuple,
     ) -> None:
-        self._store = store
+        self.store = store
         self._datasets = datasets
         self._settings = settings
         self._clock = clock
@@ -79,11 +79,11 @@ class Groups:
                 owner=given.owner, description=given.description, tags=dict(given.tags), left_out=left_out,
             )  # fmt: skip
             made.append(replace(draft, id=_identity(draft)))
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             known = _current(connection, self.names)
         if [group.id for group in made] == [known[name].id for name in self.names if name in known]:
             return [known[name] for name in self.names]
-        with self._store.write() as connection:
+        with self.store.write("register group") as connection:
             return [self._register(connection, group) for group in made]
 
     def list(self) -> FoundGroups:
@@ -109,30 +109,30 @@ class Groups:
     def versions(self, name: str) -> FoundGroups:
         """All recorded versions of a group, newest first."""
         table = feature_groups
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             query = sa.select(table).where(table.c.name == name).order_by(table.c.made_at.desc())
             return [_group(row) for row in connection.execute(query)]
 
     def recorded(self, name: str) -> FeatureGroup | None:
         """The version that was registered last, without a look at the project file: what readers need is one query."""
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             return _current(connection, [name]).get(name)
 
     def abandoned(self) -> tuple[str, ...]:
         """Groups that were materialised and that the project file names no more."""
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             made = connection.scalars(sa.select(materialisations.c.group).distinct())
             return tuple(sorted(set(made) - set(self.names)))
 
     def record(self, made: Materialisation) -> None:
         """Remember a materialisation."""
-        with self._store.write() as connection:
+        with self.store.write("record materialisation") as connection:
             connection.execute(materialisations.insert().values(**asdict(made)))
 
     def materialisations(self, name: str) -> Made:
         """What was materialised of a group, newest first."""
         table = materialisations
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             query = sa.select(table).where(table.c.group == name).order_by(table.c.made_at.desc(), table.c.id.desc())
             return [Materialisation(**row._mapping) for row in connection.execute(query)]
 

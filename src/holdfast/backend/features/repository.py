@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from holdfast.backend.features.files import LABELS_KEY, check_hdf5, write_hdf5
 from holdfast.backend.features.matrix import Matrix
 from holdfast.backend.features.tables import feature_sets, matrices
+from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
-from holdfast.backend.settings import Layout
 from holdfast.backend.store.database import Store
 from holdfast.backend.store.files import sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
@@ -65,7 +65,7 @@ class Features:
         """Remember a set; the same definitions under the same name are one record."""
         identity = sha256_of(f"{name}\0{feature_set.hash}".encode())
         record = FeatureSetRecord(identity, name, self._clock.now(), dataset, feature_set.to_dict())
-        with self._store.write() as connection:
+        with self._store.write("register feature set") as connection:
             row = connection.execute(sa.select(feature_sets).where(feature_sets.c.id == identity)).first()
             if row is not None:
                 return FeatureSetRecord(**row._mapping)
@@ -166,7 +166,7 @@ class Features:
         identity = sha256_of(f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode())
         path = self._blobs.path(digest).relative_to(self._layout.root).as_posix()
         values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
-        with self._store.write() as connection:
+        with self._store.write("register matrix") as connection:
             row = connection.execute(sa.select(matrices).where(matrices.c.id == identity)).first()
             if row is None:
                 connection.execute(matrices.insert().values(**values))

@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features.columns import arrow_columns, plain_rows
 from holdfast.backend.features.vectors import GroupFreshness, OnlineFeatures
+from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, FeatureGroup, Materialisation, OnlineRow, new_id
-from holdfast.backend.settings import Layout
-from holdfast.backend.store.locks import file_lock
+from holdfast.backend.store import Leases
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.world import World
-from holdfast.core.names import escape
 from holdfast.core.schema import Table
 from holdfast.core.timeline import isoformat
 from holdfast.errors import InputError
@@ -95,9 +94,8 @@ def _one(
     step: Callable[[float, str], None],
 ) -> Materialisation:
     groups, now, started = rooms.online.groups, rooms.clock.now(), perf_counter()
-    lock = rooms.layout.private / "locks" / f"materialise-{escape(group.name)}.lock"
     with (
-        file_lock(lock, now=now, what=f"feature group {group.name}", doing="materialise"),
+        Leases(groups.store, rooms.clock).hold([f"group:{group.name}"], doing="materialise"),
         tempfile.TemporaryDirectory(dir=rooms.layout.private) as folder,
     ):
         entities = _known_entities(world, group, cutoff)

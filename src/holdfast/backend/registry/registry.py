@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import ModelVersion, Run, new_id
 from holdfast.backend.registry import tables
@@ -15,7 +16,6 @@ from holdfast.backend.registry.artifacts import rename_bundle
 from holdfast.backend.registry.bundle import load_bundle
 from holdfast.backend.registry.face import Edit, Face, entries, stem_key
 from holdfast.backend.registry.package import dump_package, dump_weights, open_package, read_weights
-from holdfast.backend.settings import Layout
 from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.locks import file_lock
 from holdfast.backend.store.pointers import Move
@@ -52,12 +52,12 @@ class Registry:
 
     def start_run(self, run: Run) -> None:
         """Record a run that begins."""
-        with self.store.write() as connection:
+        with self.store.write("start run") as connection:
             connection.execute(tables.runs.insert().values(tables.values_of(run)))
 
     def fail_run(self, run: str, error: str) -> None:
         """Record that a running run failed, and why. A run that has ended stays as it is."""
-        with self.store.write() as connection:
+        with self.store.write("fail run") as connection:
             running = (tables.runs.c.id == run) & (tables.runs.c.state == "running")
             values = {"state": "failed", "error": error, "ended_at": self.clock.now()}
             connection.execute(tables.runs.update().where(running).values(values))
@@ -108,7 +108,7 @@ class Registry:
         is changed. The blobs are there already. The folder data/model follows.
         """
         now = self.clock.now()
-        with self.store.write() as connection:
+        with self.store.write("register models") as connection:
             pointers = Pointers(connection)
             for version in versions:
                 try:
@@ -131,7 +131,7 @@ class Registry:
 
     def make_current(self, versions: Sequence[ModelVersion], *, why: str, also: Also | None = None) -> None:
         """Point at versions that are registered, all in one transaction with `also`. The folder data/model follows."""
-        with self.store.write() as connection:
+        with self.store.write("make models current") as connection:
             pointers = Pointers(connection)
             for version in versions:
                 if pointers.get(f"model:{version.model}") != version.id:
@@ -231,7 +231,7 @@ class Registry:
             wanted = self.get(before)
         else:
             wanted = self.get(model, to)
-        with self.store.write() as connection:
+        with self.store.write("roll back model") as connection:
             if connection.execute(sa.select(tables.archive).where(tables.archive.c.id == wanted.id)).first():
                 raise ConflictError(f"model {model} {wanted.version} is archived", hint="Choose another version.")
             pointers = Pointers(connection)
@@ -244,7 +244,7 @@ class Registry:
         if not tag or re.fullmatch(r"v\d+\.\d+", tag):
             raise InputError(f"{tag!r} cannot be a tag", hint="Choose a name that is no version, such as `approved`.")
         found = self.get(model, version)
-        with self.store.write() as connection:
+        with self.store.write("tag model") as connection:
             Pointers(connection).move(_tag(model, tag), found.id, at=self.clock.now(), why="tag")
         return found
 
@@ -257,7 +257,7 @@ class Registry:
     def archive(self, model: str, version: str) -> ModelVersion:
         """Put a version away: it stays readable, but cannot become current. ConflictError for the current one."""
         found = self.get(model, version)
-        with self.store.write() as connection:
+        with self.store.write("archive model") as connection:
             if Pointers(connection).get(f"model:{model}") == found.id:
                 raise ConflictError(f"model {model} {found.version} is current", hint="Roll back first.")
             known = connection.execute(sa.select(tables.archive).where(tables.archive.c.id == found.id)).first()
@@ -360,7 +360,7 @@ class Registry:
             old, id=new_id("model", now), version=name, made_at=now, parents=(*old.parents, old.id), files=files,
             serving=serving, note=note,
         )  # fmt: skip
-        with self.store.write() as connection:
+        with self.store.write("edit model weights") as connection:
             connection.execute(tables.model_versions.insert().values(tables.values_of(version)))
             Pointers(connection).move(f"model:{old.model}", version.id, at=now, why=note, expect=old.id)
         return version

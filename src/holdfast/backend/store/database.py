@@ -1,49 +1,125 @@
-"""One engine, two kinds of transaction."""
+"""One engine, two kinds of transaction, the same on SQLite and PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.migrations import HEAD
-from holdfast.errors import ConflictError, IntegrityError
+from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
 
-__all__ = ["Store", "metadata"]
+__all__ = ["Fence", "Store", "fenced", "metadata"]
 
 metadata = sa.MetaData()
 """Every room hangs its tables on this."""
 
+_ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(1215261796, hashtext(current_schema()))")
+"""Takes the advisory lock (a number of ours, and the schema's) that the one writer of a PostgreSQL schema holds."""
+
+
+class Fence(Protocol):
+    """What may forbid a write: the holder of a lease that was taken over must not write any more."""
+
+    def check(self, connection: sa.Connection) -> None:
+        """LockedError, in the transaction of a write, when it must not happen."""
+        ...
+
+
+_fences: ContextVar[tuple[Fence, ...]] = ContextVar("fences", default=())
+_open: ContextVar[tuple[tuple["Store", sa.Connection], ...]] = ContextVar("open", default=())
+
+
+@contextmanager
+def fenced(fence: Fence) -> Iterator[None]:
+    """Check `fence` in every write transaction that this thread begins within the block."""
+    token = _fences.set((*_fences.get(), fence))
+    try:
+        yield
+    finally:
+        _fences.reset(token)
+
 
 class Store:
-    """The metadata database behind an SQLAlchemy URL.
+    """The metadata database behind an SQLAlchemy URL: SQLite, or a schema of a PostgreSQL.
 
-    `read()` sees one snapshot; `write()` holds the only write transaction (BEGIN IMMEDIATE on SQLite: a deferred
-    read-then-write fails with "database is locked" under concurrent writers) and commits when the block ends, or
-    rolls everything back when it raises. Keep slow work outside.
+    `read()` sees one snapshot; `write()` holds the only write transaction and commits when the block ends, or rolls
+    everything back when it raises. On SQLite that is BEGIN IMMEDIATE (a deferred read-then-write fails with "database
+    is locked" under concurrent writers), on PostgreSQL an advisory lock of the schema: both have one writer at a time,
+    so what a write has read cannot change before it commits. Keep slow work outside. ConfigError for another database;
+    UnavailableError when the server cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
         parsed = sa.engine.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(parsed)
-        if self.engine.dialect.name == "sqlite":
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = sa.create_engine(parsed)
             sa.event.listen(self.engine, "connect", _configure_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
+        elif parsed.get_backend_name() == "postgresql":
+            self.engine = _postgres(parsed)
+        else:
+            raise ConfigError(
+                f"{parsed.get_backend_name()!r} is no database that Holdfast keeps its records in",
+                hint="Use `sqlite`, or a URL such as postgresql://user@host/database.",
+            )
+
+    @property
+    def url(self) -> str:
+        """Where the database is, without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection that sees one snapshot; what is written on it is rolled back."""
-        with self.engine.connect() as connection:
-            yield connection
+        """A connection that sees one snapshot; what is written on it is rolled back.
+
+        Within a `write` of the same thread it is that transaction, which sees its own writes.
+        """
+        joined = self._joined()
+        if joined is not None:
+            yield joined
+            return
+        with _reachable(self), self.engine.connect() as connection:
+            postgres = self.engine.dialect.name == "postgresql"
+            yield connection.execution_options(isolation_level="REPEATABLE READ") if postgres else connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """The write transaction: all of the block or nothing of it."""
-        with self.engine.connect().execution_options(holdfast_write=True) as connection, connection.begin():
-            yield connection
+    def write(self, what: str) -> Iterator[sa.Connection]:
+        """The write transaction `what`: all of the block or nothing of it.
+
+        Within another `write` of the same thread it joins that one, so that changes of several rooms commit together.
+        Fences (see `fenced`) are checked first: LockedError, and nothing is written, when one is lost.
+        """
+        joined = self._joined()
+        if joined is not None:
+            # A savepoint: what fails within may be caught outside, and must leave nothing behind.
+            with joined.begin_nested():
+                yield joined
+            return
+        with (
+            _reachable(self),
+            self.engine.connect().execution_options(holdfast_write=True) as connection,
+            connection.begin(),
+        ):
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(_ONE_WRITER)
+            for fence in _fences.get():
+                fence.check(connection)
+            token = _open.set((*_open.get(), (self, connection)))
+            try:
+                yield connection
+            finally:
+                _open.reset(token)
+            crash_point(f"commit {what}: before")
+        crash_point(f"commit {what}: after")
+
+    def _joined(self) -> sa.Connection | None:
+        return next((connection for store, connection in _open.get() if store is self), None)
 
     def upgrade(self) -> None:
         """Bring the tables to what this program needs; safe when several processes start at once.
@@ -58,7 +134,7 @@ class Store:
 
         config = Config()
         config.set_main_option("script_location", "holdfast.backend.store:migrations")
-        with self.write() as connection:
+        with self.write("upgrade") as connection:
             # Looked at again under the write lock: another process may have been faster.
             found = _revision(connection)
             if found not in {
@@ -81,7 +157,7 @@ class Store:
                 raise
             raise IntegrityError(
                 f"the metadata database cannot be read: {error.orig}",
-                where={"file": self.engine.url.database or str(self.engine.url)},
+                where={"file": self.engine.url.database or self.url},
                 hint="It is damaged, or none; restore it from a backup.",
             ) from error
 
@@ -107,3 +183,29 @@ def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("holdfast_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")
+
+
+def _postgres(url: sa.URL) -> sa.Engine:
+    try:
+        # A server that restarted since the last use is met by a new connection, not by an error.
+        return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "PostgreSQL needs a driver that is not installed", hint='Install it with: pip install "holdfast[postgres]"'
+        ) from error
+
+
+@contextmanager
+def _reachable(store: Store) -> Iterator[None]:
+    """Say of a server that cannot be reached that it cannot."""
+    if store.engine.dialect.name != "postgresql":
+        yield
+        return
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise UnavailableError(
+            f"the metadata database cannot be used: {str(error.orig).strip()}",
+            where={"database": store.url},
+            hint="Start it, or correct `storage.database`. If a change was under way, look whether it was done.",
+        ) from error

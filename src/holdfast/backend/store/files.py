@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from holdfast.backend.store.crashpoints import crash_point
+
 __all__ = ["place", "sha256_of", "sha256_of_file", "write_whole"]
 
 
@@ -20,10 +22,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def place(scratch: Path, path: Path) -> None:
-    """Rename a file or folder to `path` such that a power cut leaves the one or the other, whole."""
+def place(scratch: Path, path: Path, what: str = "") -> None:
+    """Rename a file or folder to `path` such that a power cut leaves the one or the other, whole.
+
+    `what` names the crash point, by default after the file.
+    """
     _sync(scratch)
+    crash_point(f"rename {what or path.name}: before")
     scratch.replace(path)
+    crash_point(f"rename {what or path.name}: after")
     _sync(path.parent)
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from holdfast.backend.store.audit import Audit
 from holdfast.backend.store.database import metadata
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, NotFoundError
 
 __all__ = ["Move", "Pointers"]
 
@@ -33,7 +34,7 @@ class ANY:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move of a pointer: from `before` (None at first) to `after` at an instant, and why."""
+    """One move of a pointer: from `before` (None at first) to `after` ("": dropped) at an instant, and why."""
 
     name: str
     before: str | None
@@ -61,7 +62,7 @@ class Pointers:
         return {row.name: row.target for row in rows}
 
     def move(self, name: str, target: str, *, at: int, why: str, expect: str | type[ANY] | None = ANY) -> None:
-        """Point `name` at `target` and record the move.
+        """Point `name` at `target`; the move is recorded, in the audit log too.
 
         With `expect`, only if it points there now (None: nowhere), else ConflictError.
         """
@@ -75,6 +76,22 @@ class Pointers:
         else:
             self._connection.execute(_pointers.update().where(_pointers.c.name == name).values(target=target))
         self._connection.execute(_moves.insert().values(name=name, before=before, after=target, at=at, why=why))
+        Audit(self._connection).append("point", name, at=at, before=before, after=target, details={"why": why})
+
+    def drop(self, name: str, *, at: int, why: str) -> None:
+        """Forget the pointer `name`; its history stays. NotFoundError when there is none."""
+        before = self.get(name)
+        if before is None:
+            raise NotFoundError(f"there is no {name!r}", where={"pointer": name})
+        self._connection.execute(_pointers.delete().where(_pointers.c.name == name))
+        self._connection.execute(_moves.insert().values(name=name, before=before, after="", at=at, why=why))
+        Audit(self._connection).append("drop", name, at=at, before=before, details={"why": why})
+
+    def at(self, moment: int) -> dict[str, str]:
+        """Where every pointer pointed at an instant: by name, those that pointed anywhere."""
+        rows = self._connection.execute(sa.select(_moves).where(_moves.c.at <= moment).order_by(_moves.c.id))
+        found = {row.name: row.after for row in rows}
+        return {name: target for name, target in sorted(found.items()) if target}
 
     def history(self, name: str) -> list[Move]:
         """All moves of `name`, oldest first."""

@@ -6,12 +6,11 @@ undo but its run, which is recorded as failed, and the folder, which is made to 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from holdfast.backend.records import Run
 from holdfast.backend.registry.registry import Registry
-from holdfast.backend.store.locks import file_lock
-from holdfast.core.names import escape
+from holdfast.backend.store import Leases
 from holdfast.errors import LockedError
 
 __all__ = ["end_interrupted", "model_locks", "training_session"]
@@ -24,8 +23,8 @@ def training_session(registry: Registry, run: Run, models: Sequence[str]) -> Ite
     LockedError at once, saying who since when, if any of them is being trained. When the block raises, the run is
     recorded as failed with the error and everything current is as it was. The block ends the run itself (register).
     """
+    end_interrupted(registry)
     with model_locks(registry, models):
-        end_interrupted(registry)
         registry.start_run(run)
         try:
             yield
@@ -37,10 +36,8 @@ def training_session(registry: Registry, run: Run, models: Sequence[str]) -> Ite
 
 @contextmanager
 def model_locks(registry: Registry, models: Sequence[str]) -> Iterator[None]:
-    """Hold the locks of `models`. LockedError at once, saying who since when, if any of them is being trained."""
-    with ExitStack() as held:
-        for model in sorted(set(models)):  # one order for all, so that two trainings never wait for each other
-            held.enter_context(_lock(registry, model))
+    """Hold the leases of `models`. LockedError at once, saying who since when, if any of them is being trained."""
+    with Leases(registry.store, registry.clock).hold([f"model:{model}" for model in models], doing="training"):
         yield
 
 
@@ -55,10 +52,3 @@ def end_interrupted(registry: Registry) -> list[Run]:
         except LockedError:
             continue
     return ended
-
-
-@contextmanager
-def _lock(registry: Registry, model: str) -> Iterator[bool]:
-    path = registry.layout.private / "locks" / f"train-{escape(model)}.lock"
-    with file_lock(path, now=registry.clock.now(), what=f"the training of {model}") as stale:
-        yield stale
