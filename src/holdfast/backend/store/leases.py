@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from holdfast.backend.store.database import Store, fenced, metadata
 from holdfast.core.timeline import isoformat
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
-__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "this_process"]
+__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "locked", "this_process"]
 
 LENGTH = 30.0
 """Seconds without a beat after which a lease may be taken over."""
@@ -174,6 +174,12 @@ class Leases:
             found = self._holders(connection, list(connection.scalars(query)))
         now = self._clock.now()
         return [holder for _, holder in sorted(found.items()) if not self._free(holder, now)]
+
+    def alive(self, connection: sa.Connection, names: Iterable[str]) -> frozenset[str]:
+        """Those of `names` that are held and could not be taken over now."""
+        now = self._clock.now()
+        found = self._holders(connection, list(names))
+        return frozenset(name for name, holder in found.items() if not self._free(holder, now))
 
     def _holders(self, connection: sa.Connection, names: Sequence[str]) -> dict[str, Holder]:
         query = sa.select(_leases).where(_leases.c.name.in_(list(names)), _leases.c.holder.is_not(None))
