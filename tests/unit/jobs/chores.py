@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,16 @@ def fail(_running: Running, arguments: Mapping[str, Any]) -> Any:
     return tries
 
 
+def _handler(run: Callable[[Running, Mapping[str, Any]], Any], timeout: float = 60) -> Handler:
+    return Handler(run, plain=lambda made: made, again=lambda kept: kept, timeout=timeout, attempts=3)
+
+
 HANDLERS = {
-    name: Handler(run, plain=lambda made: made, again=lambda kept: kept, timeout=timeout, attempts=3)
-    for name, run, timeout in (
-        ("deposit", deposit, 60),
-        ("sleep", sleep, 60),
-        ("fail", fail, 60),
-        ("hang", hang, 60),
-        ("nap", hang, 0.5),
-    )
+    "deposit": _handler(deposit),
+    "sleep": _handler(sleep),
+    "fail": _handler(fail),
+    "hang": _handler(hang),
+    "nap": _handler(hang, 0.5),
 }
 
 

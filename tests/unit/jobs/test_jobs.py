@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backend.jobs import Engine, Job
+from holdfast.backend.jobs import Engine
 from holdfast.backend.jobs.worker import work
+from holdfast.backend.records import Job
 from holdfast.backend.store import Audit, Pointers, Store
 from holdfast.errors import ConflictError, InputError, LockedError, NotFoundError, UnavailableError
 

@@ -6,8 +6,8 @@ worker     child processes that run jobs, and the parent that can kill them
 schedules  cron lines that send jobs
 """
 
-from holdfast.backend.jobs.queue import ACTIVE, STATES, Job, Queue, Step
+from holdfast.backend.jobs.queue import ACTIVE, STATES, Queue
 from holdfast.backend.jobs.running import Engine, Handler, Running
 from holdfast.backend.jobs.schedules import Schedule, Schedules
 
-__all__ = ["ACTIVE", "STATES", "Engine", "Handler", "Job", "Queue", "Running", "Schedule", "Schedules", "Step"]
+__all__ = ["ACTIVE", "STATES", "Engine", "Handler", "Queue", "Running", "Schedule", "Schedules"]

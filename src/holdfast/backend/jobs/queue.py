@@ -18,62 +18,19 @@ import sqlalchemy as sa
 from holdfast import __version__
 from holdfast.backend.jobs.tables import jobs, steps
 from holdfast.backend.ports import Clock
-from holdfast.backend.records import new_id
+from holdfast.backend.records import Job, JobStep, new_id
 from holdfast.backend.store import Audit, Lease, Leases, Store, actor
 from holdfast.errors import ConflictError, HoldfastError, LockedError, NotFoundError, UnavailableError
 
-__all__ = ["ACTIVE", "STATES", "Claim", "Job", "Queue", "Step", "plain"]
+__all__ = ["ACTIVE", "STATES", "Claim", "Queue", "plain"]
 
 STATES = ("queued", "running", "done", "cancelled", "dead")
 ACTIVE = ("queued", "running")
 _SECOND = 1_000_000
 _ATTEMPTS = 5
+_WAIT_FOR_LEASE = 5 * _SECOND
 _LONGEST_PAUSE = 300
 """Seconds between two attempts, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job. Instants are microseconds since 1970 UTC; `timeout` is in microseconds a try.
-
-    `key`: what may happen once only; `cause`: the job or record that it follows from; `program`: the version of
-    Holdfast that made it. `done` of `total` and `message` are its progress; `error` is `HoldfastError.to_dict()`.
-    """
-
-    id: str
-    kind: str
-    arguments: dict[str, Any]
-    key: str | None
-    state: str
-    made_at: int
-    who: str
-    due_at: int
-    started_at: int | None
-    ended_at: int | None
-    attempts: int
-    max_attempts: int
-    timeout: int | None
-    cancelled: bool
-    cause: str | None
-    program: str
-    done: int
-    total: int
-    message: str
-    result: Any
-    error: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step that is done: its `version` in the program that did it, the attempt, when, its result as plain data."""
-
-    job: str
-    name: str
-    version: int
-    attempt: int
-    began_at: int
-    ended_at: int
-    result: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +158,8 @@ class Queue:
         if again and mendable and not stopped and job.attempts < job.max_attempts:
             pause = min(2 ** (job.attempts - 1), _LONGEST_PAUSE) * _SECOND
             values = {"state": "queued", "due_at": self.clock.now() + pause, "error": plain(said)}
+            if isinstance(error, LockedError):  # it could not begin: that is no attempt
+                values |= {"attempts": job.attempts - 1, "due_at": self.clock.now() + _WAIT_FOR_LEASE}
             connection.execute(jobs.update().where(jobs.c.id == job.id).values(**values))
         else:
             self._end(connection, job.id, "cancelled" if stopped else "dead", error=said)
@@ -224,12 +183,12 @@ class Queue:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def step(self, connection: sa.Connection, job: str, name: str) -> Step | None:
+    def step(self, connection: sa.Connection, job: str, name: str) -> JobStep | None:
         """A step that is done, or None."""
         row = connection.execute(sa.select(steps).where(steps.c.job == job, steps.c.name == name)).first()
         return None if row is None else _step(row)
 
-    def steps(self, job: str) -> list[Step]:
+    def steps(self, job: str) -> list[JobStep]:
         """The steps that are done, in order."""
         with self.store.read() as connection:
             query = sa.select(steps).where(steps.c.job == job).order_by(steps.c.ended_at, steps.c.began_at)
@@ -350,5 +309,5 @@ def _job(row: "sa.Row[Any]") -> Job:
     return Job(**{**row._mapping, **read})
 
 
-def _step(row: "sa.Row[Any]") -> Step:
-    return Step(**{**row._mapping, "result": json.loads(row.result)})
+def _step(row: "sa.Row[Any]") -> JobStep:
+    return JobStep(**{**row._mapping, "result": json.loads(row.result)})

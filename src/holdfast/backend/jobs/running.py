@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from holdfast.backend.jobs.queue import ACTIVE, Claim, Job, Queue
+from holdfast.backend.jobs.queue import ACTIVE, Claim, Queue
 from holdfast.backend.jobs.tables import jobs
+from holdfast.backend.records import Job
 from holdfast.backend.store import Leases, acting, fenced
-from holdfast.backend.store.leases import locked
+from holdfast.backend.store.leases import locked, patient
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
 __all__ = ["Engine", "Handler", "Running"]
@@ -132,7 +133,8 @@ class Engine:
             job = known or self.queue.send(connection, kind, arguments, attempts=handler.attempts)
             claim = self.queue.claim_one(connection, job.id)
         if claim is not None:
-            return self._attend(claim, progress, again=False)
+            with patient(wait):
+                return self._attend(claim, progress, again=False)
         return handler.again(self._follow(job, progress, deadline))
 
     def work(self, kinds: tuple[str, ...] | None = None) -> Job | None:

@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from holdfast.backend.jobs.queue import Job, Queue
+from holdfast.backend.jobs.queue import Queue
 from holdfast.backend.jobs.tables import schedules
+from holdfast.backend.records import Job
 from holdfast.errors import ConfigError
 
 __all__ = ["Schedule", "Schedules", "next_time"]

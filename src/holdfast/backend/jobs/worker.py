@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from holdfast.backend.jobs.queue import Job
 from holdfast.backend.jobs.running import Engine
 from holdfast.backend.jobs.schedules import Schedules
+from holdfast.backend.records import Job
 from holdfast.backend.store import acting
 
 __all__ = ["Opened", "work"]
@@ -56,7 +56,7 @@ class _Child:
 
 
 def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False) -> int:
-    """Run jobs until SIGINT or SIGTERM, or with `drain` until none waits or runs; returns how many children were killed.
+    """Run jobs until SIGINT or SIGTERM, or with `drain` until none waits or runs; returns how many children it killed.
 
     The first signal lets running jobs end; the second kills them, and they are taken up again later. `open_` must be
     importable by name: each child calls it.

@@ -29,7 +29,7 @@ from holdfast.backend.store.database import Store, fenced, metadata
 from holdfast.core.timeline import isoformat
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
-__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "locked", "this_process"]
+__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "locked", "patient", "this_process"]
 
 LENGTH = 30.0
 """Seconds without a beat after which a lease may be taken over."""
@@ -54,6 +54,17 @@ _leases = sa.Table(
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
 _held: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
+_patience: ContextVar[float] = ContextVar("patience", default=0.0)
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """How long this thread waits for leases that others hold, within the block."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +118,10 @@ class Leases:
         self._seen: dict[str, tuple[str, int, float]] = {}
 
     @contextmanager
-    def hold(self, names: Sequence[str], *, doing: str, wait: float = 0.0) -> Iterator[Lease]:
+    def hold(self, names: Sequence[str], *, doing: str, wait: float | None = None) -> Iterator[Lease]:
         """Hold all of `names` (such as `data`, `model:risk/High`) for the block, waiting up to `wait` seconds.
+
+        By default it waits as long as `patient` says, which is not at all.
 
         LockedError says who holds which since when. Every write of the block, in this thread, fails with LockedError
         if the lease was lost. What this thread holds already is held on.
@@ -118,7 +131,7 @@ class Leases:
             yield Lease("", {})
             return
         _in_order(wanted)
-        lease = self._acquired(wanted, doing, wait)
+        lease = self._acquired(wanted, doing, _patience.get() if wait is None else wait)
         with self.kept(lease):
             token = _held.set((*_held.get(), *wanted))
             try:
