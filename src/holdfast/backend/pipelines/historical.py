@@ -1,6 +1,8 @@
 """The offline side of the feature store: features of any number of groups at each row's own cutoff."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow.compute as pc
 from holdfast.backend.features.columns import arrow_columns
 from holdfast.backend.pipelines.materialise import ENTITY, FeatureRooms, world_of
 from holdfast.backend.records import FeatureGroup
+from holdfast.core.features.asof import fetch, last_at_most
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.timeline import parse_instant
@@ -19,7 +22,9 @@ from holdfast.errors import InputError, NotFoundError, nearest
 __all__ = ["Stored", "historical_features", "join_stored", "stored_rows"]
 
 _MOMENTS = ("event_timestamp", "cutoff")
+_NO_BITS = np.empty(0, np.uint8)
 Chosen = list[tuple[FeatureGroup, list[str]]]
+Ints = npt.NDArray[np.int64]
 
 
 class Stored(NamedTuple):
@@ -90,10 +95,17 @@ def stored_rows(rooms: FeatureRooms, group: FeatureGroup) -> list[Stored]:
             hint=f"Run: holdfast features materialise {group.name}",
         )  # fmt: skip
     made.sort(key=lambda one: (one.cutoff, one.made_at))
-    return [
-        Stored(one.cutoff, pa.ipc.open_file(pa.memory_map(str(rooms.blobs.path(one.sha256)))).read_all())
-        for one in made
-    ]
+    return [Stored(one.cutoff, _mapped(str(rooms.blobs.path(one.sha256)))) for one in made]
+
+
+@lru_cache(maxsize=1024)
+def _mapped(path: str) -> pa.Table:
+    """The rows of a file, mapped: kept, as the file of a content never changes.
+
+    Reading its schema and touching its pages for the first time takes longer than a join of what is mapped already.
+    """
+    with pa.memory_map(path) as file:
+        return pa.ipc.open_file(file).read_all()
 
 
 def join_stored(
@@ -109,35 +121,101 @@ def join_stored(
     """
     kind = stored[0].rows.schema.field(ENTITY).type
     keys = entities if entities.type == kind else _cast_keys(entities, kind)
+    place = _places(stored, keys, cutoffs, ttl)
+    plain, other = [], []
+    for name in names:
+        kinds = {one.rows.schema.field(name).type for one in stored}
+        (plain if len(kinds) == 1 and _is_64_bit(kinds.pop()) else other).append(name)
+    columns = _fetched(stored, plain, place)
+    rows = pa.concat_tables([one.rows.select(other) for one in stored], promote_options="permissive")
+    taken = rows.take(pa.array(place, mask=place < 0))
+    columns.update({name: taken.column(name) for name in other})
+    return {name: columns[name] for name in names}
+
+
+def _places(stored: Sequence[Stored], keys: pa.Array, cutoffs: Ints, ttl: int | None) -> Ints:
+    """For each question the row that answers it, counted through all stored tables; -1 for none."""
+    times = np.array([one.cutoff for one in stored], np.int64)
     starts = np.cumsum([0, *(len(one.rows) for one in stored)])
+    newest = last_at_most(times, cutoffs)
+    newest[np.asarray(pc.is_null(keys))] = -1
+    # By table: each is searched once, for all that may be in it.
+    order = _ascending(newest)
+    ends = np.searchsorted(newest[order], np.arange(len(stored) + 1))
     place = np.full(len(keys), -1, np.int64)
-    open_ = np.flatnonzero(np.asarray(pc.is_valid(keys)))
+    left = order[:0]
     for number in range(len(stored) - 1, -1, -1):
-        at = stored[number].cutoff
+        asked = order[ends[number] : ends[number + 1]]
+        if len(left):
+            asked = np.concatenate([left, asked])
         if ttl is not None:
             # What this one is too old for, an older one is too.
-            open_ = open_[cutoffs[open_] - at <= ttl]
-        fit = cutoffs[open_] >= at
-        asked = open_[fit]
-        if not len(asked):
-            continue
-        found = _positions(stored[number].rows.column(ENTITY), keys.take(pa.array(asked)))
-        there = found >= 0
-        place[asked[there]] = starts[number] + found[there]
-        fit[fit] = there
-        open_ = open_[~fit]
-    rows = pa.concat_tables([one.rows.select(list(names)) for one in stored], promote_options="permissive")
-    taken = rows.take(pa.array(place, mask=place < 0))
-    return {name: taken.column(name) for name in names}
+            asked = asked[cutoffs[asked] - times[number] <= ttl]
+        left = asked
+        if len(asked):
+            found = _positions(stored[number].rows.column(ENTITY), keys.take(pa.array(asked)))
+            there = found >= 0
+            place[asked[there]] = starts[number] + found[there]
+            left = asked[~there]
+    return place
 
 
-def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> npt.NDArray[np.int64]:
+def _ascending(numbers: Ints) -> Ints:
+    """The order that sorts numbers from -1 up, stably: by 16 bits at a time, which numpy sorts by counting."""
+    order = np.arange(len(numbers))
+    largest = int(numbers.max(initial=-1)) + 1
+    for shift in range(0, max(largest.bit_length(), 1), 16):
+        digits = ((numbers + 1) >> shift).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
+
+
+def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> Ints:
     """Where each wanted key is among `keys` (ascending), -1 for nowhere."""
-    if not pa.types.is_integer(keys.type) or not len(keys):
+    if keys.type != pa.int64() or not len(keys):
         return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=keys), -1).to_numpy(), np.int64)
     held, looked = keys.to_numpy(), wanted.to_numpy()
-    found = np.minimum(np.searchsorted(held, looked), len(held) - 1)
-    return np.where(held[found] == looked, found, -1)
+    found = last_at_most(held, looked)
+    return np.where((found >= 0) & (held[found] == looked), found, -1)
+
+
+def _is_64_bit(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) and kind.bit_width == 64
+
+
+def _fetched(stored: Sequence[Stored], names: Sequence[str], place: Ints) -> dict[str, pa.ChunkedArray]:
+    """Columns of 64-bit values at the places that `_places` found.
+
+    In the order in which they are stored: memory is read forwards, once, where `take` in the order of the questions
+    reads it at random.
+    """
+    order = _ascending(place)
+    order = order[np.searchsorted(place[order], 0) :]
+    rows = place[order]
+    lengths = [len(chunk) for one in stored for chunk in one.rows.column(ENTITY).chunks]
+    starts = np.cumsum([0, *lengths])
+    bounds = np.searchsorted(rows, starts)
+    # Pieces that hold an answer: number, and which of the rows are in it.
+    pieces = [
+        (number, order[begin:end], rows[begin:end] - starts[number])
+        for number, (begin, end) in enumerate(itertools.pairwise(bounds.tolist()))
+        if begin < end
+    ]
+    there = (place >= 0).view(np.uint8)
+
+    def fetched(name: str) -> pa.ChunkedArray:
+        chunks = [chunk for one in stored for chunk in one.rows.column(name).chunks]
+        out, known = np.zeros(len(place), np.int64), there.copy()
+        for number, places, inside in pieces:
+            chunk = chunks[number]
+            valid, values = chunk.buffers()
+            bits = np.frombuffer(valid, np.uint8) if chunk.null_count else _NO_BITS
+            numbers = np.frombuffer(values, np.int64, len(chunk), 8 * chunk.offset)
+            fetch(numbers, bits, chunk.offset, inside, places, (out, known))
+        bitmap = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+        return pa.chunked_array([pa.Array.from_buffers(chunks[0].type, len(out), [bitmap, pa.py_buffer(out)])])
+
+    return {name: fetched(name) for name in names}
 
 
 def _table(frame: Any) -> pa.Table:
