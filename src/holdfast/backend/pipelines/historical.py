@@ -1,7 +1,6 @@
 """The offline side of the feature store: features of any number of groups at each row's own cutoff."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from holdfast.backend.features.columns import arrow_columns
 from holdfast.backend.pipelines.materialise import ENTITY, FeatureRooms, world_of
 from holdfast.backend.records import FeatureGroup
-from holdfast.core.features.asof import fetch, last_at_most
+from holdfast.core.features.asof import Arrays, ascending, fetch, last_at_most, match
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.timeline import parse_instant
@@ -22,7 +21,6 @@ from holdfast.errors import InputError, NotFoundError, nearest
 __all__ = ["Stored", "historical_features", "join_stored", "stored_rows"]
 
 _MOMENTS = ("event_timestamp", "cutoff")
-_NO_BITS = np.empty(0, np.uint8)
 Chosen = list[tuple[FeatureGroup, list[str]]]
 Ints = npt.NDArray[np.int64]
 
@@ -56,7 +54,7 @@ def historical_features(
     or feature that is none.
     """
     table = _table(frame)
-    cutoffs = _cutoffs(table, rooms.datasets.schema().timezone)
+    cutoffs = _cutoffs(table, lambda: rooms.datasets.schema().timezone)
     chosen = _chosen(rooms.online.groups.sync(), features)
     keys = {group.entity: _entity_column(rooms, group, table, chosen) for group, _ in chosen}
     added: dict[str, pa.Array | pa.ChunkedArray] = {}
@@ -122,13 +120,12 @@ def join_stored(
     kind = stored[0].rows.schema.field(ENTITY).type
     keys = entities if entities.type == kind else _cast_keys(entities, kind)
     place = _places(stored, keys, cutoffs, ttl)
-    plain, other = [], []
-    for name in names:
-        kinds = {one.rows.schema.field(name).type for one in stored}
-        (plain if len(kinds) == 1 and _is_64_bit(kinds.pop()) else other).append(name)
-    columns = _fetched(stored, plain, place)
+    types = {name: {one.rows.schema.field(name).type for one in stored} for name in names}
+    plain = [name for name in names if len(types[name]) == 1 and _is_64_bit(*types[name])]
+    other = [name for name in names if name not in plain]
     rows = pa.concat_tables([one.rows.select(other) for one in stored], promote_options="permissive")
     taken = rows.take(pa.array(place, mask=place < 0))
+    columns = _fetched(stored, plain, place)
     columns.update({name: taken.column(name) for name in other})
     return {name: columns[name] for name in names}
 
@@ -136,47 +133,35 @@ def join_stored(
 def _places(stored: Sequence[Stored], keys: pa.Array, cutoffs: Ints, ttl: int | None) -> Ints:
     """For each question the row that answers it, counted through all stored tables; -1 for none."""
     times = np.array([one.cutoff for one in stored], np.int64)
-    starts = np.cumsum([0, *(len(one.rows) for one in stored)])
     newest = last_at_most(times, cutoffs)
-    newest[np.asarray(pc.is_null(keys))] = -1
+    if keys.null_count:
+        newest[np.asarray(pc.is_null(keys))] = -1
     # By table: each is searched once, for all that may be in it.
-    order = _ascending(newest)
-    ends = np.searchsorted(newest[order], np.arange(len(stored) + 1))
+    order = ascending(newest + 1)
+    ends = np.cumsum(np.bincount(newest + 1, minlength=len(stored) + 1))
     place = np.full(len(keys), -1, np.int64)
-    left = order[:0]
+    numbers = np.asarray(keys.fill_null(0)) if keys.type == pa.int64() else None
+    start, left = sum(len(one.rows) for one in stored), order[:0]
     for number in range(len(stored) - 1, -1, -1):
-        asked = order[ends[number] : ends[number + 1]]
-        if len(left):
-            asked = np.concatenate([left, asked])
+        held = stored[number].rows.column(ENTITY)
+        start -= len(held)
+        asked = np.concatenate([left, order[ends[number] : ends[number + 1]]])
         if ttl is not None:
             # What this one is too old for, an older one is too.
             asked = asked[cutoffs[asked] - times[number] <= ttl]
-        left = asked
-        if len(asked):
-            found = _positions(stored[number].rows.column(ENTITY), keys.take(pa.array(asked)))
-            there = found >= 0
-            place[asked[there]] = starts[number] + found[there]
+        if not len(asked):
+            left = asked
+        elif numbers is None:
+            found = pc.index_in(keys.take(pa.array(asked)), value_set=held)
+            there = np.asarray(found.is_valid())
+            place[asked[there]] = start + np.asarray(found.drop_null())
             left = asked[~there]
+        else:
+            left, begin = asked, start
+            for chunk in held.chunks:
+                left = match(np.asarray(chunk), numbers, left, begin, place)
+                begin += len(chunk)
     return place
-
-
-def _ascending(numbers: Ints) -> Ints:
-    """The order that sorts numbers from -1 up, stably: by 16 bits at a time, which numpy sorts by counting."""
-    order = np.arange(len(numbers))
-    largest = int(numbers.max(initial=-1)) + 1
-    for shift in range(0, max(largest.bit_length(), 1), 16):
-        digits = ((numbers + 1) >> shift).astype(np.uint16)
-        order = order[np.argsort(digits[order], kind="stable")]
-    return order
-
-
-def _positions(keys: pa.ChunkedArray, wanted: pa.Array) -> Ints:
-    """Where each wanted key is among `keys` (ascending), -1 for nowhere."""
-    if keys.type != pa.int64() or not len(keys):
-        return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=keys), -1).to_numpy(), np.int64)
-    held, looked = keys.to_numpy(), wanted.to_numpy()
-    found = last_at_most(held, looked)
-    return np.where((found >= 0) & (held[found] == looked), found, -1)
 
 
 def _is_64_bit(kind: pa.DataType) -> bool:
@@ -184,38 +169,39 @@ def _is_64_bit(kind: pa.DataType) -> bool:
 
 
 def _fetched(stored: Sequence[Stored], names: Sequence[str], place: Ints) -> dict[str, pa.ChunkedArray]:
-    """Columns of 64-bit values at the places that `_places` found.
+    """Columns of 64-bit values, from the places that `_places` found.
 
     In the order in which they are stored: memory is read forwards, once, where `take` in the order of the questions
     reads it at random.
     """
-    order = _ascending(place)
-    order = order[np.searchsorted(place[order], 0) :]
-    rows = place[order]
-    lengths = [len(chunk) for one in stored for chunk in one.rows.column(ENTITY).chunks]
-    starts = np.cumsum([0, *lengths])
-    bounds = np.searchsorted(rows, starts)
-    # Pieces that hold an answer: number, and which of the rows are in it.
-    pieces = [
-        (number, order[begin:end], rows[begin:end] - starts[number])
-        for number, (begin, end) in enumerate(itertools.pairwise(bounds.tolist()))
-        if begin < end
-    ]
-    there = (place >= 0).view(np.uint8)
-
-    def fetched(name: str) -> pa.ChunkedArray:
-        chunks = [chunk for one in stored for chunk in one.rows.column(name).chunks]
-        out, known = np.zeros(len(place), np.int64), there.copy()
-        for number, places, inside in pieces:
-            chunk = chunks[number]
-            valid, values = chunk.buffers()
-            bits = np.frombuffer(valid, np.uint8) if chunk.null_count else _NO_BITS
-            numbers = np.frombuffer(values, np.int64, len(chunk), 8 * chunk.offset)
-            fetch(numbers, bits, chunk.offset, inside, places, (out, known))
+    there = place >= 0
+    places = np.flatnonzero(there)
+    places = places[ascending(place[places])]
+    rows = place[places]
+    batches = [batch for one in stored for batch in one.rows.to_batches()]
+    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    ends = np.searchsorted(rows, starts[1:])
+    used = np.flatnonzero(np.diff(ends, prepend=0))
+    starts, ends = starts[used], ends[used]
+    columns = {}
+    for name in names:
+        chunks = [batches[number].column(name) for number in used]
+        buffers = [chunk.buffers() for chunk in chunks]
+        first = np.array([chunk.offset for chunk in chunks], np.int64) - starts
+        arrays = Arrays(
+            np.array([data.address for _, data in buffers], np.int64) + 8 * first,
+            np.array([0 if valid is None else valid.address for valid, _ in buffers], np.int64),
+            first,
+        )
+        memory, known = pa.allocate_buffer(8 * len(place)), there.astype(np.uint8)
+        out = np.frombuffer(memory, np.int64)
+        if len(places) < len(place):
+            out[:] = 0
+        fetch(arrays, ends, rows, places, (out, known))
         bitmap = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-        return pa.chunked_array([pa.Array.from_buffers(chunks[0].type, len(out), [bitmap, pa.py_buffer(out)])])
-
-    return {name: fetched(name) for name in names}
+        kind = stored[0].rows.schema.field(name).type
+        columns[name] = pa.chunked_array([pa.Array.from_buffers(kind, len(place), [bitmap, memory])])
+    return columns
 
 
 def _table(frame: Any) -> pa.Table:
@@ -224,7 +210,8 @@ def _table(frame: Any) -> pa.Table:
             if isinstance(frame, Mapping):
                 frame = pa.table(dict(frame))
             else:
-                frame = pa.Table.from_pandas(frame, preserve_index=False)
+                # Numbers and times are not copied: threads would take longer to start than their work takes.
+                frame = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
         except (AttributeError, TypeError, pa.ArrowException) as error:
             raise InputError(
                 f"the frame cannot be read: {error}", hint="Give an Arrow table, a DataFrame or a mapping of columns."
@@ -235,8 +222,8 @@ def _table(frame: Any) -> pa.Table:
     return frame
 
 
-def _cutoffs(table: pa.Table, timezone: str) -> npt.NDArray[np.int64]:
-    """The cutoff of each row in microseconds."""
+def _cutoffs(table: pa.Table, timezone: Callable[[], str]) -> Ints:
+    """The cutoff of each row in microseconds. The project's `timezone` is asked for when a cutoff has none."""
     timed = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
     name = next((name for name in _MOMENTS if name in table.column_names), timed[0] if len(timed) == 1 else None)
     if name is None:
@@ -249,18 +236,23 @@ def _cutoffs(table: pa.Table, timezone: str) -> npt.NDArray[np.int64]:
         row = int(np.flatnonzero(np.asarray(pc.is_null(column)))[0])
         raise InputError("a row has no cutoff", where={"row": row + 1, "column": name})
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return np.array([parse_instant(text, timezone) for text in column.to_pylist()], np.int64)
+        zone = timezone()
+        return np.array([parse_instant(text, zone) for text in column.to_pylist()], np.int64)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if not pa.types.is_timestamp(column.type):
         raise InputError(f"a cutoff is a time, not {column.type}", where={"column": name})
-    try:
+    zone = column.type.tz
+    if column.type.unit == "ns":
         # Down to the microsecond: a cutoff never moves past what it did not see.
-        column = pc.floor_temporal(column, unit="microsecond").cast(pa.timestamp("us", tz=column.type.tz), safe=False)
-        if column.type.tz is None:
-            column = pc.assume_timezone(column, timezone, ambiguous="earliest")
-    except pa.ArrowInvalid as error:
-        raise InputError(f"a cutoff does not exist in {timezone}: {error}", where={"column": name}) from error
+        column = pc.floor_temporal(column, unit="microsecond")
+    column = column.cast(pa.timestamp("us", tz=zone), safe=False)
+    if zone is None:
+        zone = timezone()
+        try:
+            column = pc.assume_timezone(column, zone, ambiguous="earliest")
+        except pa.ArrowInvalid as error:
+            raise InputError(f"a cutoff does not exist in {zone}: {error}", where={"column": name}) from error
     return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
 
 
