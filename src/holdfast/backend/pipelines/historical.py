@@ -119,89 +119,102 @@ def join_stored(
     """
     kind = stored[0].rows.schema.field(ENTITY).type
     keys = entities if entities.type == kind else _cast_keys(entities, kind)
-    place = _places(stored, keys, cutoffs, ttl)
-    types = {name: {one.rows.schema.field(name).type for one in stored} for name in names}
+    found = _found(stored, keys, cutoffs, ttl)
+    schemas = [stored[0].rows.schema, *(one.rows.schema for one in stored if one.rows.schema != stored[0].rows.schema)]
+    types = {name: {schema.field(name).type for schema in schemas} for name in names}
     plain = [name for name in names if len(types[name]) == 1 and _is_64_bit(*types[name])]
+    columns = {name: _fetched(found, name, *types[name], len(keys)) for name in plain}
     other = [name for name in names if name not in plain]
-    rows = pa.concat_tables([one.rows.select(other) for one in stored], promote_options="permissive")
-    taken = rows.take(pa.array(place, mask=place < 0))
-    columns = _fetched(stored, plain, place)
-    columns.update({name: taken.column(name) for name in other})
+    if other:
+        rows = pa.concat_tables([one.rows.select(other) for one in stored], promote_options="permissive")
+        taken = rows.take(pa.array(found.rows + np.repeat(found.starts, np.diff(found.ends, prepend=0))))
+        back = np.full(len(keys), -1, np.int64)
+        back[found.places] = np.arange(len(found.places))
+        taken = taken.combine_chunks().take(pa.array(back, mask=back < 0))
+        columns.update({name: taken.column(name) for name in other})
     return {name: columns[name] for name in names}
 
 
-def _places(stored: Sequence[Stored], keys: pa.Array, cutoffs: Ints, ttl: int | None) -> Ints:
-    """For each question the row that answers it, counted through all stored tables; -1 for none."""
+class _Found(NamedTuple):
+    """Which stored row answers which question, batch after batch, in the order in which the rows are stored.
+
+    Memory is read forwards like this, where the order of the questions would read it at random.
+    """
+
+    batches: list[pa.RecordBatch]
+    starts: Ints
+    """The first row of each batch, counted through all stored tables."""
+    ends: Ints
+    """Where the answers of each batch end in `places` and `rows`."""
+    places: Ints
+    """The questions."""
+    rows: Ints
+    """The row of each in its batch."""
+
+
+def _found(stored: Sequence[Stored], keys: pa.Array, cutoffs: Ints, ttl: int | None) -> _Found:
     times = np.array([one.cutoff for one in stored], np.int64)
-    newest = last_at_most(times, cutoffs)
+    newest = last_at_most(times, cutoffs) + 1
     if keys.null_count:
-        newest[np.asarray(pc.is_null(keys))] = -1
+        newest[np.asarray(pc.is_null(keys))] = 0
     # By table: each is searched once, for all that may be in it.
-    order = ascending(newest + 1)
-    ends = np.cumsum(np.bincount(newest + 1, minlength=len(stored) + 1))
-    place = np.full(len(keys), -1, np.int64)
+    order = ascending(newest)
+    ends = np.cumsum(np.bincount(newest, minlength=len(stored) + 1))
     numbers = np.asarray(keys.fill_null(0)) if keys.type == pa.int64() else None
-    start, left = sum(len(one.rows) for one in stored), order[:0]
+    starts = np.cumsum([0, *(len(one.rows) for one in stored)])
+    left = order[:0]
+    found: list[tuple[pa.RecordBatch, int, Ints, Ints]] = []
     for number in range(len(stored) - 1, -1, -1):
-        held = stored[number].rows.column(ENTITY)
-        start -= len(held)
-        asked = np.concatenate([left, order[ends[number] : ends[number + 1]]])
+        left = np.concatenate([left, order[ends[number] : ends[number + 1]]])
         if ttl is not None:
             # What this one is too old for, an older one is too.
-            asked = asked[cutoffs[asked] - times[number] <= ttl]
-        if not len(asked):
-            left = asked
-        elif numbers is None:
-            found = pc.index_in(keys.take(pa.array(asked)), value_set=held)
-            there = np.asarray(found.is_valid())
-            place[asked[there]] = start + np.asarray(found.drop_null())
-            left = asked[~there]
-        else:
-            left, begin = asked, start
-            for chunk in held.chunks:
-                left = match(np.asarray(chunk), numbers, left, begin, place)
-                begin += len(chunk)
-    return place
+            left = left[cutoffs[left] - times[number] <= ttl]
+        start = int(starts[number])
+        for batch in stored[number].rows.to_batches() if len(left) else []:
+            held = batch.column(ENTITY)
+            rows = _positions(held, keys.take(pa.array(left))) if numbers is None else match(np.asarray(held), numbers, left)
+            there = rows >= 0
+            places, rows, left = left[there], rows[there], left[~there]
+            if len(rows):
+                sorting = ascending(rows)
+                found.append((batch, start, places[sorting], rows[sorting]))
+            start += len(batch)
+    return _Found(
+        [one[0] for one in found],
+        np.array([one[1] for one in found], np.int64),
+        np.cumsum(np.array([len(one[3]) for one in found], np.int64)),
+        np.concatenate([order[:0], *(one[2] for one in found)]),
+        np.concatenate([order[:0], *(one[3] for one in found)]),
+    )
+
+
+def _positions(held: pa.Array, wanted: pa.Array) -> Ints:
+    """Where each wanted key is in `held`, -1 for nowhere."""
+    return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=held), -1), np.int64)
 
 
 def _is_64_bit(kind: pa.DataType) -> bool:
     return pa.types.is_primitive(kind) and kind.bit_width == 64
 
 
-def _fetched(stored: Sequence[Stored], names: Sequence[str], place: Ints) -> dict[str, pa.ChunkedArray]:
-    """Columns of 64-bit values, from the places that `_places` found.
-
-    In the order in which they are stored: memory is read forwards, once, where `take` in the order of the questions
-    reads it at random.
-    """
-    there = place >= 0
-    places = np.flatnonzero(there)
-    places = places[ascending(place[places])]
-    rows = place[places]
-    batches = [batch for one in stored for batch in one.rows.to_batches()]
-    starts = np.cumsum([0, *(len(batch) for batch in batches)])
-    ends = np.searchsorted(rows, starts[1:])
-    used = np.flatnonzero(np.diff(ends, prepend=0))
-    starts, ends = starts[used], ends[used]
-    columns = {}
-    for name in names:
-        chunks = [batches[number].column(name) for number in used]
-        buffers = [chunk.buffers() for chunk in chunks]
-        first = np.array([chunk.offset for chunk in chunks], np.int64) - starts
-        arrays = Arrays(
-            np.array([data.address for _, data in buffers], np.int64) + 8 * first,
-            np.array([0 if valid is None else valid.address for valid, _ in buffers], np.int64),
-            first,
-        )
-        memory, known = pa.allocate_buffer(8 * len(place)), there.astype(np.uint8)
-        out = np.frombuffer(memory, np.int64)
-        if len(places) < len(place):
-            out[:] = 0
-        fetch(arrays, ends, rows, places, (out, known))
-        bitmap = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-        kind = stored[0].rows.schema.field(name).type
-        columns[name] = pa.chunked_array([pa.Array.from_buffers(kind, len(place), [bitmap, memory])])
-    return columns
+def _fetched(found: _Found, name: str, kind: pa.DataType, length: int) -> pa.ChunkedArray:
+    """A column of `length` 64-bit values; null where no row was found."""
+    chunks = [batch.column(name) for batch in found.batches]
+    buffers = [chunk.buffers() for chunk in chunks]
+    bits = np.array([chunk.offset for chunk in chunks], np.int64)
+    arrays = Arrays(
+        np.array([values.address for _, values in buffers], np.int64) + 8 * bits,
+        np.array([0 if valid is None else valid.address for valid, _ in buffers], np.int64),
+        bits,
+    )
+    memory = pa.allocate_buffer(8 * length)
+    out, known = np.frombuffer(memory, np.int64), np.ones(length, np.uint8)
+    if len(found.places) < length:
+        out[:], known[:] = 0, 0
+        known[found.places] = 1
+    fetch(arrays, found.ends, found.rows, found.places, (out, known))
+    bitmap = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.chunked_array([pa.Array.from_buffers(kind, length, [bitmap, memory])])
 
 
 def _table(frame: Any) -> pa.Table:

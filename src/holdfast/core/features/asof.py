@@ -20,14 +20,14 @@ Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 class Arrays(NamedTuple):
-    """Where arrays lie in memory, by number. All are counted from row 0 of the first, which may be far outside."""
+    """Where arrays of 64-bit values lie in memory, by number."""
 
     values: Ints
-    """The address of row 0."""
+    """The address of the first value."""
     bitmaps: Ints
     """The address of the bits that say which values are not null; 0 when none is."""
     bits: Ints
-    """Which bit is row 0's."""
+    """Which bit is the first value's."""
 
 
 _BITS = 11  # of a digit: its 2048 counters stay in the fastest memory
@@ -43,16 +43,14 @@ def last_at_most(held: Ints, wanted: Ints) -> Ints:
     return places
 
 
-def match(held: Ints, keys: Ints, asked: Ints, start: int, place: Ints) -> Ints:
-    """Find `keys[asked]` in `held` (ascending, each once): `place[asked]` becomes start + position.
-
-    Returns those of `asked` that are not there, in their order; their places are left as they are.
-    """
-    left = np.empty(len(asked), np.int64)
+def match(held: Ints, keys: Ints, asked: Ints) -> Ints:
+    """The position of each of `keys[asked]` in `held` (ascending, each once); -1 for nowhere."""
+    positions = np.empty(len(asked), np.int64)
     if len(asked) * 8 > len(held):
         # Most of its cache lines will be looked at, in no order: reading them forwards first takes a third of the time.
         held[::8].max(initial=0)
-    return left[: _match(_read_only(held), _read_only(keys), asked, start, place, left)]
+    _match(_read_only(held), _read_only(keys), asked, positions)
+    return positions
 
 
 def ascending(numbers: Ints) -> Ints:
@@ -65,10 +63,10 @@ def ascending(numbers: Ints) -> Ints:
 
 
 def fetch(arrays: Arrays, ends: Ints, rows: Ints, places: Ints, out: tuple[Ints, Bytes]) -> None:
-    """64-bit values of many arrays laid end to end: row `rows[i]` (ascending) into `places[i]` of the first of `out`.
+    """64-bit values of many arrays: value `rows[i]` of its array into `places[i]` of the first of `out`.
 
-    Rows up to `ends[n]` of `rows` (a position in it) are in array n. In the second of `out` the byte of a null becomes 0;
-    the others are left as they are. Whoever calls keeps the memory of the arrays alive.
+    The first `ends[0]` rows are of array 0, those up to `ends[1]` of array 1, and so on. In the second of `out` the byte
+    of a null becomes 0; the others are left as they are. Whoever calls keeps the memory of the arrays alive.
     """
     _fetch(*arrays, ends, rows, places, *out)
 
@@ -148,17 +146,12 @@ def _all_last_at_most(held: Ints, wanted: Ints, places: Ints) -> None:
 
 
 @compiled
-def _match(held: Ints, keys: Ints, asked: Ints, start: int, place: Ints, left: Ints) -> int:
-    slope, missing = _slope(held), 0
+def _match(held: Ints, keys: Ints, asked: Ints, positions: Ints) -> None:
+    slope = _slope(held)
     for i in range(len(asked)):
-        row = asked[i]
-        found = _last_at_most(held, keys[row], slope)
-        if found >= 0 and held[found] == keys[row]:
-            place[row] = start + found
-        else:
-            left[missing] = row
-            missing += 1
-    return missing
+        key = keys[asked[i]]
+        found = _last_at_most(held, key, slope)
+        positions[i] = found if found >= 0 and held[found] == key else -1
 
 
 @compiled
