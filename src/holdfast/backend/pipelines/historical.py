@@ -123,7 +123,7 @@ def join_stored(
     schemas = [stored[0].rows.schema, *(one.rows.schema for one in stored if one.rows.schema != stored[0].rows.schema)]
     types = {name: {schema.field(name).type for schema in schemas} for name in names}
     plain = [name for name in names if len(types[name]) == 1 and _is_64_bit(*types[name])]
-    columns = {name: _fetched(found, name, *types[name], len(keys)) for name in plain}
+    columns = {name: _fetched(found, name, types[name].pop(), len(keys)) for name in plain}
     other = [name for name in names if name not in plain]
     if other:
         rows = pa.concat_tables([one.rows.select(other) for one in stored], promote_options="permissive")
@@ -172,7 +172,11 @@ def _found(stored: Sequence[Stored], keys: pa.Array, cutoffs: Ints, ttl: int | N
         start = int(starts[number])
         for batch in stored[number].rows.to_batches() if len(left) else []:
             held = batch.column(ENTITY)
-            rows = _positions(held, keys.take(pa.array(left))) if numbers is None else match(np.asarray(held), numbers, left)
+            rows = (
+                _positions(held, keys.take(pa.array(left)))
+                if numbers is None
+                else match(np.asarray(held), numbers, left)
+            )
             there = rows >= 0
             places, rows, left = left[there], rows[there], left[~there]
             if len(rows):
@@ -194,7 +198,7 @@ def _positions(held: pa.Array, wanted: pa.Array) -> Ints:
 
 
 def _is_64_bit(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) and kind.bit_width == 64
+    return bool(pa.types.is_primitive(kind)) and kind.bit_width == 64
 
 
 def _fetched(found: _Found, name: str, kind: pa.DataType, length: int) -> pa.ChunkedArray:

@@ -1,14 +1,13 @@
-"""The kernels of the join of stored rows: finding whole-number keys, sorting by counting, fetching numbers from many arrays.
+"""The kernels of the join of stored rows: finding whole-number keys, sorting by counting, fetching from many arrays.
 
-Compiled on first call and cached on disk. Arrays that may be mapped files are given read-only, as numba compiles those as
-another type.
+Compiled on first call and cached on disk. Keys may be of a mapped file and are given read-only, as numba compiles such
+arrays as another type.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -18,6 +17,7 @@ __all__ = ["Arrays", "ascending", "fetch", "last_at_most", "match"]
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+
 
 class Arrays(NamedTuple):
     """Where arrays of 64-bit values lie in memory, by number."""
@@ -62,15 +62,6 @@ def ascending(numbers: Ints) -> Ints:
     return order
 
 
-def fetch(arrays: Arrays, ends: Ints, rows: Ints, places: Ints, out: tuple[Ints, Bytes]) -> None:
-    """64-bit values of many arrays: value `rows[i]` of its array into `places[i]` of the first of `out`.
-
-    The first `ends[0]` rows are of array 0, those up to `ends[1]` of array 1, and so on. In the second of `out` the byte
-    of a null becomes 0; the others are left as they are. Whoever calls keeps the memory of the arrays alive.
-    """
-    _fetch(*arrays, ends, rows, places, *out)
-
-
 def _read_only(values: Ints) -> Ints:
     if values.flags.writeable:
         values = values.view()
@@ -81,15 +72,14 @@ def _read_only(values: Ints) -> Ints:
 def _reader(kind: Any) -> Any:
     """A function of compiled code: the value at (address of an array, position)."""
 
-    @intrinsic
     def read(_context: Any, _address: Any, _place: Any) -> Any:
-        def write(_target: Any, builder: Any, _signature: Any, given: Any) -> Any:
-            first = builder.inttoptr(given[0], ir.IntType(kind.bitwidth).as_pointer())
+        def write(target: Any, builder: Any, _signature: Any, given: Any) -> Any:
+            first = builder.inttoptr(given[0], target.get_value_type(kind).as_pointer())
             return builder.load(builder.gep(first, [given[1]]))
 
         return kind(types.int64, types.int64), write
 
-    return read
+    return intrinsic(read)
 
 
 _number_at = _reader(types.int64)
@@ -107,7 +97,7 @@ def _last_at_most(held: Ints, value: Any, slope: float) -> Any:
         return end
     # From here on held[low] <= value < held[high].
     low, high, step = 0, end, 1
-    guess = min(np.int64((float(value) - float(held[0])) * slope), end - 1)
+    guess: int = min(int((float(value) - float(held[0])) * slope), end - 1)
     if held[guess] <= value:
         low = guess
         while low + step < high and held[low + step] <= value:
@@ -133,9 +123,8 @@ def _last_at_most(held: Ints, value: Any, slope: float) -> Any:
 def _slope(held: Ints) -> float:
     """Positions per unit. In floating point, as the distance of two int64 may not be one; it only has to be near."""
     end = len(held) - 1
-    if end < 1 or held[end] == held[0]:
-        return 0.0
-    return end / (float(held[end]) - float(held[0]))
+    distance = float(held[end]) - float(held[0]) if end >= 0 else 0.0
+    return end / distance if distance > 0 else 0.0
 
 
 @compiled
@@ -169,15 +158,20 @@ def _sort_by_digit(numbers: Ints, shift: int, order: Ints, out: Ints) -> None:
 
 
 @compiled
-def _fetch(
-    values: Ints, bitmaps: Ints, bits: Ints, ends: Ints, rows: Ints, places: Ints, out: Ints, known: Bytes
-) -> None:
+def fetch(arrays: Arrays, ends: Ints, rows: Ints, places: Ints, out: tuple[Ints, Bytes]) -> None:
+    """64-bit values of many arrays: value `rows[i]` of its array into `places[i]` of the first of `out`.
+
+    The first `ends[0]` rows are of array 0, those up to `ends[1]` of array 1, and so on. In the second of `out` the
+    byte of a null becomes 0; others are left as they are. Whoever calls keeps the memory of the arrays alive.
+    """
+    numbers, known = out
     begin = 0
     for array in range(len(ends)):
+        values, bitmap = arrays.values[array], arrays.bitmaps[array]
         for i in range(begin, ends[array]):
-            out[places[i]] = _number_at(values[array], rows[i])
-        if bitmaps[array]:
+            numbers[places[i]] = _number_at(values, rows[i])
+        if bitmap:
             for i in range(begin, ends[array]):
-                bit = bits[array] + rows[i]
-                known[places[i]] = (_byte_at(bitmaps[array], bit >> 3) >> (bit & 7)) & 1
+                bit = arrays.bits[array] + rows[i]
+                known[places[i]] = (_byte_at(bitmap, bit >> 3) >> (bit & 7)) & 1
         begin = ends[array]
