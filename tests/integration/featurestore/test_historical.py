@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.backend.pipelines.historical import Stored, _mapped, join_stored
@@ -135,6 +135,7 @@ BATCHES = st.lists(st.tuples(st.integers(-5, 5), st.sets(st.integers(0, 4))), mi
 ASKED = st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 4)), st.integers(-7, 7)), max_size=20)
 
 
+@settings(deadline=None)  # the first example of a process loads the compiler
 @given(KEYS, BATCHES, ASKED, st.one_of(st.none(), st.integers(0, 6)))
 def test_the_join_of_stored_rows_is_what_it_says(keys, batches, asked, ttl):
     batches = sorted(batches, key=lambda batch: batch[0])
@@ -181,6 +182,7 @@ def stored_table(data, kind, keys, first):
     return pa.concat_tables([table.slice(start, 2) for start in range(0, max(len(keys), 1), 2)])
 
 
+@settings(deadline=None)  # the first example of a process loads the compiler
 @given(WIDE, st.lists(st.tuples(st.integers(-5, 5), st.sets(st.integers(0, 5))), min_size=1, max_size=4), st.data())
 def test_stored_values_of_every_type_come_back_as_they_are(keys, batches, data):
     kind, batches = pa.array(keys).type, sorted(batches, key=lambda batch: batch[0])

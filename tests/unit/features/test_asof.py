@@ -2,11 +2,12 @@
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.features.asof import Arrays, ascending, fetch, last_at_most, match
 
+COMPILING = settings(deadline=None)  # the first example of a process loads the compiler
 EDGE = 2**63
 # Near each other, even, and as far apart as 64 bits allow: what interpolation guesses well, badly and not at all.
 NUMBERS = st.one_of(
@@ -16,6 +17,7 @@ NUMBERS = st.one_of(
 )  # fmt: skip
 
 
+@COMPILING
 @given(st.lists(NUMBERS, max_size=60), st.lists(NUMBERS, max_size=30))
 @example([], [0])
 @example([-EDGE, EDGE - 1], [-EDGE, -1, 0, EDGE - 2, EDGE - 1])
@@ -27,6 +29,7 @@ def test_last_at_most_is_a_binary_search(held, wanted):
     assert last_at_most(a, b).tolist() == (np.searchsorted(a, b, "right") - 1).tolist()
 
 
+@COMPILING
 @given(st.sets(NUMBERS, max_size=60), st.lists(NUMBERS, min_size=1, max_size=30), st.data())
 def test_match_finds_what_is_there(held, keys, data):
     keys = [*keys, *sorted(held)[:9]]
@@ -36,6 +39,7 @@ def test_match_finds_what_is_there(held, keys, data):
     assert found.tolist() == [ordered.index(keys[place]) if keys[place] in held else -1 for place in asked]
 
 
+@COMPILING
 @given(st.lists(st.one_of(st.integers(0, 3), st.integers(0, EDGE - 1), st.integers(0, 5000))))
 def test_ascending_sorts_stably(numbers):
     numbers = np.array(numbers, np.int64)
@@ -45,6 +49,7 @@ def test_ascending_sorts_stably(numbers):
 VALUES = st.lists(st.one_of(st.none(), st.integers(-EDGE, EDGE - 1)), min_size=1, max_size=40)
 
 
+@COMPILING
 @given(st.lists(st.tuples(VALUES, st.integers(0, 20)), max_size=4), st.data())
 def test_fetch_reads_slices_and_nulls(given_arrays, data):
     chunks = [pa.array([None] * cut + values, pa.int64()).slice(cut) for values, cut in given_arrays]
