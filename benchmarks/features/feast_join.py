@@ -93,7 +93,10 @@ def build(folder: Path, customers: int, orders: int, cutoffs: int):
     delivery = folder / "2022"
     delivery.mkdir()
     start, end = (np.datetime64(day, "us").astype(np.int64) for day in ("2022-01-01", "2022-12-31"))
-    pq.write_table(pa.table({"customer_id": np.arange(customers), "segment": rng.integers(0, 9, customers)}), delivery / "customers.parquet")
+    pq.write_table(
+        pa.table({"customer_id": np.arange(customers), "segment": rng.integers(0, 9, customers)}),
+        delivery / "customers.parquet",
+    )
     at = np.sort(rng.integers(start, end, orders))
     table = pa.table({
         "order_id": np.arange(orders), "customer_id": rng.integers(0, customers, orders),
@@ -113,7 +116,9 @@ def questions(customers: int, rows: int) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     start, end = (np.datetime64(day, "us").astype(np.int64) for day in ("2022-07-01", "2022-12-31"))
     moments = pd.to_datetime(rng.integers(start, end, rows), unit="us", utc=True)
-    return pd.DataFrame({"n": np.arange(rows), "customer_id": rng.integers(0, customers, rows), "event_timestamp": moments})
+    return pd.DataFrame(
+        {"n": np.arange(rows), "customer_id": rng.integers(0, customers, rows), "event_timestamp": moments}
+    )
 
 
 def join_rows(folder: Path, *, customers: int, orders: int, cutoffs: int, asked: int, rounds: int) -> list[Row]:
@@ -126,9 +131,13 @@ def join_rows(folder: Path, *, customers: int, orders: int, cutoffs: int, asked:
         project.export_feast(repository)
         config = repository / "feature_store.yaml"
         config.write_text(config.read_text(encoding="utf-8").replace("type: file", f"type: {kind}"), encoding="utf-8")
-        subprocess.run([FEAST / "feast", "apply"], cwd=repository, check=True, capture_output=True, env={"FEAST_USAGE": "False"})
+        subprocess.run(
+            [FEAST / "feast", "apply"], cwd=repository, check=True, capture_output=True, env={"FEAST_USAGE": "False"}
+        )
     command = [FEAST / "python", "-c", PEER, str(folder / "asked.parquet")]
-    peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"FEAST_USAGE": "False"})
+    peer = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"FEAST_USAGE": "False"}
+    )
 
     def theirs(kind: str, result: Path | None = None) -> float:
         peer.stdin.write(json.dumps([str(repositories[kind]), result and str(result)]) + "\n")
@@ -188,7 +197,9 @@ def _first_calls(folder: Path, peer: list, repositories: dict[str, Path], *, rou
         seconds["stored"].append(float(told.split()[0]))
         for kind, repository in repositories.items():
             line = json.dumps([str(repository), None]) + "\n"
-            told = subprocess.run(peer, input=line, check=True, capture_output=True, text=True, env={"FEAST_USAGE": "False"}).stdout
+            told = subprocess.run(
+                peer, input=line, check=True, capture_output=True, text=True, env={"FEAST_USAGE": "False"}
+            ).stdout
             seconds[kind].append(json.loads(told)[0])
     return seconds
 
