@@ -78,7 +78,7 @@ class Services:
         from holdfast.backend.store import Store
 
         url = self.settings.storage.database.get_secret_value()
-        store = Store(self.layout.database_url if url == "sqlite" else url)
+        store = Store(self.layout.database_url if url == "sqlite" else url, head=self.layout.private / "audit.head")
         store.upgrade()
         return store
 
