@@ -1,4 +1,4 @@
-"""What is killed: each pipeline as one operation on a small project, and what the project holds afterwards, by content."""
+"""What is killed: each pipeline as one operation on a small project; what the project holds afterwards, by content."""
 
 import json
 from collections import Counter
@@ -56,12 +56,12 @@ OPERATIONS: dict[str, tuple[str, Callable[[Project], object]]] = {
 
 def drain(project: Project) -> None:
     """Do what a worker would: all that waits, and all whose process died, but the trainings that imports sent."""
-    engine = project._services.engine
-    for job in project.jobs.list(state="queued"):
-        if job.cause is not None:
-            project.jobs.cancel(job.id, "not of this test")
-    while engine.work() is not None:
-        pass
+    while True:
+        for job in project.jobs.list(state="queued"):
+            if job.cause is not None:
+                project.jobs.cancel(job.id, "not of this test")
+        if project._services.engine.work() is None:
+            return
 
 
 def faults(project: Project) -> list[str]:
@@ -84,6 +84,7 @@ def summary(project: Project) -> dict[str, Any]:
         for row in rows["deployments"]
     }
     names = {**models, **{one: str(said) for one, said in versions.items()}, **{d: str(v) for d, v in deployed.items()}}
+    raw = project.root / "data" / "raw"
     told = {
         "versions": sorted(map(str, versions.values())),
         "pointers": {k.split(":data_")[0]: names.get(v, "run" if v[:4] == "run_" else v) for k, v in pointers.items()},

@@ -14,29 +14,27 @@ from pathlib import Path
 __all__ = ["ask", "crash_point"]
 
 
-class _Asked:
-    """What was asked of this process."""
-
-    what = os.environ.get("HOLDFAST_CRASH", "")
-    seen: Counter[str] = Counter()
-    lock = threading.Lock()
+_asked = [os.environ.get("HOLDFAST_CRASH", "")]
+_seen: Counter[str] = Counter()
+_lock = threading.Lock()
 
 
 def ask(what: str) -> None:
     """Ask this process to die, or to tell, as HOLDFAST_CRASH would: for one that was forked."""
-    _Asked.what = what
-    _Asked.seen.clear()
+    _asked[0] = what
+    _seen.clear()
 
 
 def crash_point(name: str) -> None:
     """Die here, if this is where the process was asked to."""
-    if not _Asked.what:
+    asked = _asked[0]
+    if not asked:
         return
-    with _Asked.lock:
-        _Asked.seen[name] += 1
-        point = f"{name}#{_Asked.seen[name]}"
-    if _Asked.what.startswith("@"):
-        with Path(_Asked.what[1:]).open("a", encoding="utf-8") as file:
+    with _lock:
+        _seen[name] += 1
+        point = f"{name}#{_seen[name]}"
+    if asked.startswith("@"):
+        with Path(asked[1:]).open("a", encoding="utf-8") as file:
             file.write(f"{point}\n")
-    elif point == _Asked.what:
+    elif point == asked:
         os.kill(os.getpid(), signal.SIGKILL)
