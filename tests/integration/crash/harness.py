@@ -1,11 +1,16 @@
 """Kill an operation at a named point, start again, and look whether everything is as if nothing had happened."""
 
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,8 @@ from .operations import OPERATIONS, STATES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 _SIGKILL = -9
+_LEASE = 1.0
+_KILLS = 0.7
 
 
 class Server:
@@ -27,12 +34,25 @@ class Server:
 
     def __call__(self, root: Path, *do: str, ask: str = "", lease: float = 30.0) -> tuple[int, dict[str, Any]]:
         """Do things in a forked process; its exit status, and what it told."""
+        answer = self._say({"root": str(root), "do": do, "ask": ask, "lease": lease})
+        return answer["status"], answer["result"]
+
+    def start(self, root: Path, *do: str, lease: float) -> int:
+        """Begin to do things in a forked process; its number."""
+        return int(self._say({"root": str(root), "do": do, "lease": lease, "start": True})["started"])
+
+    def wait(self, child: int) -> tuple[int, dict[str, Any]]:
+        """The end of a started process."""
+        answer = self._say({"wait": child})
+        return answer["status"], answer["result"]
+
+    def _say(self, asked: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"root": str(root), "do": do, "ask": ask, "lease": lease}) + "\n")
+        self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        return answer["status"], answer["result"]
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
 
     def close(self) -> None:
         self._process.communicate()
@@ -106,6 +126,46 @@ class Bench:
                     return [*wrong, f"after {point}, doing it again failed: {told.get('error')}"]
                 wrong += [f"after {point}, done again: {fault}" for fault in told["faults"]]
             return wrong + [f"after {point}: {line}" for line in difference(told["summary"], after)]
+
+    def chaos(self, seed: int, *, seconds: float = 6.0, workers: int = 3) -> tuple[list[str], Counter[str]]:
+        """Several workers do many jobs while they are killed, or stopped for longer than their lease; what is wrong.
+
+        Also counts what was done to them. After `seconds` they are left in peace, and must end all jobs.
+        """
+        chance = random.Random(seed)
+        done: Counter[str] = Counter()
+        with self.copy("trained", f"chaos {seed}") as root:
+            status, told = self.server(root, "send")
+            assert status == 0, told.get("error")
+            living = [self.server.start(root, "work", lease=_LEASE) for _ in range(workers)]
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(chance.uniform(0.02, 0.5))
+                place = chance.randrange(workers)
+                if chance.random() < _KILLS:
+                    with suppress(ProcessLookupError):
+                        os.kill(living[place], signal.SIGKILL)
+                    self.server.wait(living[place])
+                    living[place] = self.server.start(root, "work", lease=_LEASE)
+                    done["killed"] += 1
+                else:
+                    self._stopped(living[place], chance.uniform(0.2, 2.5 * _LEASE))
+                    done["stopped"] += 1
+            wrong = []
+            for child in living:
+                status, told = self.server.wait(child)
+                if status:
+                    wrong.append(f"a worker ended with {status}: {told.get('error')}")
+            status, told = self.server(root, "work", "judge", lease=_LEASE)
+            if status:
+                return [*wrong, f"judging failed: {told.get('error')}"], done
+            return [*wrong, *told["faults"]], done
+
+    def _stopped(self, child: int, seconds: float) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(child, signal.SIGCONT)
 
 
 def difference(found: Any, wanted: Any, at: str = "") -> Sequence[str]:

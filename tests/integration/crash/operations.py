@@ -1,6 +1,7 @@
 """What is killed: each pipeline as one operation on a small project; what the project holds afterwards, by content."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,66 @@ def drain(project: Project) -> None:
                 project.jobs.cancel(job.id, "not of this test")
         if project._services.engine.work() is None:
             return
+
+
+SENT: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ingest_folder", {"folder": "incoming", "note": ""}),
+    ("train", {"target": "风险", "labels": None, "note": "chaos", "force": True}),
+    ("deploy", {"target": "风险", "models": "current", "note": "chaos"}),
+    ("train", {"target": "风险", "labels": None, "note": "chaos", "force": False}),
+    ("materialise", {"groups": [GROUP], "at": None}),
+    ("train", {"target": "风险", "labels": ["高"], "note": "chaos", "force": True}),
+    ("matrix", {"target": "风险", "version": None, "frozen_at": None, "full": True}),
+)
+"""The jobs that several workers do at once under chaos."""
+
+
+def send(project: Project) -> None:
+    """Put the jobs of a round into the queue; the training that the imports of the state sent waits there already."""
+    models = {version.label: version.id for version in project.models.current("风险")}
+    queue = project.jobs
+    with queue.store.write("test") as connection:
+        for kind, asked in SENT:
+            given = dict(asked)
+            if kind == "ingest_folder":
+                given["folder"] = str(project.root / "incoming")
+            if kind == "deploy":
+                given["models"] = models
+            queue.send(connection, kind, given, cause="chaos", attempts=1000)
+
+
+def work(project: Project) -> None:
+    """Work as a worker's child does, until no job is left."""
+    engine = project._services.engine
+    while True:
+        if engine.work() is None:
+            if not engine.queue.unfinished():
+                return
+            time.sleep(0.05)
+
+
+def judge(project: Project) -> list[str]:
+    """What is wrong after a round of chaos: jobs, versions, models and deployments that were lost or are there twice."""
+    wrong = faults(project)
+    jobs = project.jobs.list(limit=1000)
+    wrong += [f"{job.kind} is {job.state}: {job.error}" for job in jobs if job.state in {"queued", "running", "dead"}]
+    sent = [job for job in jobs if job.cause == "chaos"]
+    if len(sent) != len(SENT):
+        wrong.append(f"{len(sent)} of {len(SENT)} jobs are there")
+    told = summary(project)
+    if len(told["versions"]) != 3:
+        wrong.append(f"versions: {told['versions']}")
+    runs = [job.result["run"] for job in jobs if job.kind == "train" and job.state == "done"]
+    made = {job.result["run"] for job in jobs if job.kind == "train" and job.result and not job.result["repeated"]}
+    if told["runs"] != {"done": len(made)} or not made <= set(runs):
+        wrong.append(f"runs: {told['runs']}, made by jobs: {sorted(made)}")
+    versions = Counter((v.run, v.model) for name in ("风险/高", "风险/low") for v in project.models.versions(name))
+    if max(versions.values()) > 1 or {run for run, _ in versions} != made:
+        wrong.append(f"model versions by run: {versions}")
+    deployed = [job.result for job in sent if job.kind == "deploy"]
+    if sorted(deployed) != sorted(one.id for one in project.deployments.history()):
+        wrong.append(f"deployments {deployed}, there are {[one.id for one in project.deployments.history()]}")
+    return wrong
 
 
 def faults(project: Project) -> list[str]:
