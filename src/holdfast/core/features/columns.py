@@ -90,7 +90,8 @@ class Rows:
 
     def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
         """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""
-        return [*(self.ordinal(name) for name in self.table.key or self.table.names), self.known_from]
+        keys = [self.ordinal(name) for name in self.table.key or self.table.names]
+        return [*keys, self.known_from] if self.has_history else keys
 
     def ordinal(self, name: str) -> npt.NDArray[np.float64] | Ints:
         """The column as numbers that compare as its values do, exactly: large integers are not rounded."""

@@ -276,11 +276,16 @@ def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
     follows = same.view(np.bool_)
     if not follows.any():
         return order
-    tied = follows.copy()
-    tied[:-1] |= follows[1:]
-    run = np.cumsum(~follows)[tied]
+    there = follows.copy()
+    there[:-1] |= follows[1:]
+    tied = np.flatnonzero(there)
+    run = np.cumsum(~follows[tied])
     members = order[tied]
     keys = [key[members] for key in reversed(rows.tie_breakers())]
     order = order.copy()
-    order[tied] = members[np.lexsort((*keys, run))]
+    if len(keys) == 1 and keys[0].dtype == np.int64:
+        within, _, _ = ranges.sort_blocks(run - 1, keys[0], int(run[-1]))
+    else:
+        within = np.lexsort((*keys, run))
+    order[tied] = members[within]
     return order
