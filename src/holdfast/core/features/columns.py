@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.core.features.frame import Categories
+from holdfast.core.features.words import number_words, renumber
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, DType, Table
 from holdfast.core.timeline import ALWAYS, NEVER
 
@@ -126,13 +127,14 @@ def instants_of(data: pa.ChunkedArray, null: int) -> Ints:
 
 def categories_of(data: pa.ChunkedArray) -> Categories:
     """Strings as codes that ascend by Unicode code point."""
-    encoded = pa.chunked_array([data.combine_chunks()] if data.num_chunks != 1 else data.chunks, data.type)
-    array = (
-        pc.dictionary_encode(encoded.chunk(0)) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    )
-    order = np.asarray(pc.array_sort_indices(array.dictionary), np.int64)
-    rank = np.empty(len(order) + 1, np.int32)
+    whole = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    if (numbered := number_words(whole)) is None:
+        array = pc.dictionary_encode(whole)
+        codes, words = pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False).copy(), array.dictionary
+    else:
+        codes, words = numbered
+    order = np.asarray(pc.array_sort_indices(words), np.int64)
+    rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    rank[-1] = -1
-    codes = rank[np.asarray(pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False))]
-    return Categories(codes, array.dictionary.take(pa.array(order)).to_pylist())
+    renumber(codes, rank)
+    return Categories(codes, words.take(pa.array(order)).to_pylist())
