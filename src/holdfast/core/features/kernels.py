@@ -201,18 +201,18 @@ def categories(
     the rest to `out`. ENTROPY is natural, of the shares of the categories.
     """
     counts = np.zeros(size, np.int64)
-    distinct = np.empty(size, np.int32)
+    distinct = np.empty(size + 1, np.int32)
     for c in range(len(which)):
         column, mask = which[c]
         previous = -1
-        at = unique = total = 0
+        at = unique = total = best = 0
         for p in range(len(perm)):
             i = perm[p]
             if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
                 for k in range(unique):
                     counts[distinct[k]] = 0
-                unique = total = 0
-                head = tail = mode = -1
+                unique = total = best = 0
+                head = tail = -1
                 at = start[i] if forward else hi[i]
             previous = start[i]
             for w in range(len(slots)):
@@ -226,15 +226,14 @@ def categories(
                     if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                         continue
                     if total == 0:
-                        head = mode = code
+                        head = code
                     total += 1
                     tail = code
-                    if counts[code] == 0:
-                        distinct[unique] = code
-                        unique += 1
+                    # Both without a branch, which random codes would make the processor guess wrong.
+                    distinct[unique] = code
+                    unique += counts[code] == 0
                     counts[code] += 1
-                    if counts[code] > counts[mode] or (counts[code] == counts[mode] and code < mode):
-                        mode = code
+                    best = max(best, (counts[code] << 32) - code)
                 slot = slots[w, c]
                 if slot[0] >= 0:
                     out_codes[slot[0], i] = head if forward else tail
@@ -245,7 +244,7 @@ def categories(
                 if slot[_ENTROPY] >= 0:
                     out[slot[_ENTROPY], i] = _entropy(counts, distinct[:unique], total)
                 if slot[_MODE] >= 0:
-                    out_codes[slot[_MODE], i] = mode
+                    out_codes[slot[_MODE], i] = -best & 0xFFFFFFFF if total > 0 else -1
                 if len(slot) > _MODE + 1:
                     _ranks(slot, i, counts, distinct[:unique], out_codes)
         for k in range(unique):

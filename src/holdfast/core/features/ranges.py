@@ -10,8 +10,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_of", "compiled", "expand", "merge_sort", "ranges", "sort_blocks", "take_numbers", "ties", "visible",
-           "within"]  # fmt: skip
+__all__ = ["as_of", "block_offsets", "compiled", "expand", "fill_blocks", "merge_sort", "ranges", "sort_blocks",
+           "take_numbers", "ties", "visible", "within"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -85,27 +85,44 @@ def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints, Ints
 
     A counting sort over the codes, then each block for itself, which is mostly short or in order already.
     """
+    offsets = block_offsets(codes, blocks)
+    order = np.empty(offsets[blocks], np.int64)
+    moments = np.empty(offsets[blocks], np.int64)
+    fill_blocks(codes, times, offsets, 0, blocks, order, moments)
+    return order, moments, offsets
+
+
+@compiled
+def block_offsets(codes: Ints, blocks: int) -> Ints:
+    """Where the rows of each code begin when they are sorted, int64 [blocks + 1]. Codes below 0 are left out."""
     offsets = np.zeros(blocks + 1, np.int64)
     for i in range(len(codes)):
         if codes[i] >= 0:
             offsets[codes[i] + 1] += 1
-    longest = 0
     for b in range(blocks):
-        longest = max(longest, offsets[b + 1])
         offsets[b + 1] += offsets[b]
-    place = offsets[:-1].copy()
-    order = np.empty(offsets[blocks], np.int64)
-    moments = np.empty(offsets[blocks], np.int64)
+    return offsets
+
+
+@compiled
+def fill_blocks(
+    codes: Ints, times: Ints, offsets: Ints, begin: int, end: int, order: Ints, moments: Ints
+) -> None:  # fmt: skip
+    """The part of `sort_blocks` for codes in [begin, end): into `order` and `moments`, where `offsets` has them."""
+    place = offsets[begin:end].copy()
     for i in range(len(codes)):
-        if codes[i] >= 0:
-            at = place[codes[i]]
+        if begin <= codes[i] < end:
+            at = place[codes[i] - begin]
             order[at] = i
             moments[at] = times[i]
-            place[codes[i]] = at + 1
-    block = np.empty(longest + 8, np.int64)
+            place[codes[i] - begin] = at + 1
+    longest = 0
+    for b in range(begin, end):
+        longest = max(longest, offsets[b + 1] - offsets[b])
+    block = np.empty(longest, np.int64)
     scratch = np.empty(longest, np.int64)
     kept = np.empty(longest + 8, np.int64)
-    for b in range(blocks):
+    for b in range(begin, end):
         first, n = offsets[b], offsets[b + 1] - offsets[b]
         keys, rows_of = moments[first : first + n], order[first : first + n]
         ascending = True
@@ -124,7 +141,6 @@ def sort_blocks(codes: Ints, times: Ints, blocks: int) -> tuple[Ints, Ints, Ints
             kept[k] = keys[block[k]]
         rows_of[:] = scratch[:n]
         keys[:] = kept[:n]
-    return order, moments, offsets
 
 
 @compiled
