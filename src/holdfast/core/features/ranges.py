@@ -10,8 +10,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_of", "block_offsets", "compiled", "expand", "fill_blocks", "merge_sort", "ranges", "sort_blocks",
-           "take_numbers", "ties", "visible", "within"]  # fmt: skip
+__all__ = ["as_of", "block_offsets", "compiled", "expand", "fill_blocks", "inlined", "merge_sort", "ranges",
+           "sort_blocks", "take_numbers", "ties", "visible", "within"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -19,8 +19,13 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def compiled(function: Any) -> Any:
-    """The function as machine code that lets other threads run."""
-    return numba.njit(function, cache=True, nogil=True)
+    """The function as machine code that lets other threads run; x / 0 is what IEEE 754 says."""
+    return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+
+
+def inlined(function: Any) -> Any:
+    """The same, copied to where it is called: to hand over arrays costs more than a few instructions do."""
+    return numba.njit(function, cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
 @compiled

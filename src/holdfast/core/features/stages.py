@@ -260,10 +260,9 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
         if program := loops.rows[side]:
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
-            kernels.numbers(
-                *walk, program.which, program.needs, found.times, found.numbers, program.slots,
-                subject.numbers,
-            )  # fmt: skip
+            kernels.numbers(*walk, program.which, program.needs, found.numbers, program.slots, subject.numbers)
+        if program := loops.shapes[side]:
+            kernels.shapes(*walk, program.which, found.times, found.numbers, program.slots, subject.numbers)
         if program := loops.categories[side]:
             _categories(subject, program, walk, found, words)
         if asked := loops.quantiles[side]:
