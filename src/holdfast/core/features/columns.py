@@ -15,6 +15,8 @@ from holdfast.core.timeline import ALWAYS, NEVER
 __all__ = ["NULL_TIME", "Rows", "categories_of", "floats_of", "instants_of"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
 NULL_TIME = -(2**63)
 """A time that is not known (numpy's not-a-time)."""
 
@@ -81,13 +83,19 @@ class Rows:
         taken = self._data.select([SOURCE_FILE, SOURCE_ROW]).take(pa.array(positions))
         return list(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
 
-    def fresh(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of numbers as float64 [n], perhaps with several zeros and NaNs; not kept."""
+    def fresh(self, name: str) -> Floats | Ints | Bytes:
+        """A column of numbers [n], perhaps with several zeros and NaNs; not kept. Those without nulls as they are."""
         kept = self._columns.get(name)
         if isinstance(kept, np.ndarray) and kept.dtype == np.float64:
             return kept.astype(np.float64, copy=False)
         data = self.raw(name)
-        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
+        if not len(data):
+            return np.empty(0)
+        if not data.null_count and pa.types.is_boolean(data.type):
+            return np.asarray(data.to_numpy(), np.bool_).view(np.uint8)
+        if not data.null_count and data.type == pa.int64():
+            return np.asarray(data.to_numpy(), np.int64)
+        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64)
 
     def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
         """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""

@@ -160,10 +160,10 @@ def ties(offsets: Ints, times: Ints) -> Bytes:
 
 
 @compiled
-def take_numbers(values: Floats, order: Ints, out: Floats) -> None:
+def take_numbers(values: Floats | Ints | Bytes, order: Ints, out: Floats) -> None:
     """`out[k] = values[order[k]]` with one zero and one NaN: equal values must have equal bits. -1 gives NaN."""
     for k in range(len(order)):
-        x = values[order[k]] if order[k] >= 0 else math.nan
+        x = float(values[order[k]]) if order[k] >= 0 else math.nan
         out[k] = math.nan if math.isnan(x) else x + 0.0
 
 
