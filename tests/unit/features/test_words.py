@@ -11,9 +11,9 @@ LONG = "a" * 8 + "{}" + "z" * 8
 """Words that differ only between their first eight bytes and their last eight."""
 
 
-def spelled(data: pa.Array) -> list[str | None]:
+def spelled(*chunks: pa.Array) -> list[str | None]:
     """The rows as their codes spell them."""
-    numbered = number_words(data)
+    numbered = number_words(pa.chunked_array(chunks, pa.string()))
     assert numbered is not None
     codes, words = numbered
     assert words.null_count == 0
@@ -38,10 +38,11 @@ def test_rows_spell_what_they_did(words: list[str]) -> None:
     data = pa.array(rows, pa.string())
     assert spelled(data) == rows
     assert spelled(data.slice(777, 9_001)) == rows[777:9778], "a part of a column"
+    assert spelled(data[:3], data[3:3], data[3:5000], data[5000:]) == rows, "a column in chunks"
 
 
 def test_nothing_and_only_nulls() -> None:
-    assert spelled(pa.array([], pa.string())) == []
+    assert spelled() == spelled(pa.array([], pa.string())) == []
     assert spelled(pa.nulls(3, pa.string())) == [None, None, None]
 
 
@@ -59,14 +60,14 @@ def test_buffers_that_end_with_the_last_word_and_begin_anywhere() -> None:
 
 def test_too_many_words_are_left_to_arrow() -> None:
     rows = [f"客户 {n:05}" for n in range(8193)]
-    assert number_words(pa.array(rows)) is None
+    assert number_words(pa.chunked_array([rows])) is None
     found = categories_of(pa.chunked_array([rows[4000:], rows[:4000], [None, rows[0]]]))
     assert list(found.values) == sorted(rows)
     assert found.decode().tolist() == [*rows[4000:], *rows[:4000], None, rows[0]]
 
 
 def test_other_types_are_left_to_arrow() -> None:
-    assert number_words(pa.array(["a"], pa.large_string())) is None
+    assert number_words(pa.chunked_array([pa.array(["a"], pa.large_string())])) is None
     found = categories_of(pa.chunked_array([pa.array(["b", None, "a"], pa.large_string())]))
     assert (list(found.values), found.codes.tolist()) == (["a", "b"], [1, -1, 0])
 

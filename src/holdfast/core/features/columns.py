@@ -135,9 +135,8 @@ def instants_of(data: pa.ChunkedArray, null: int) -> Ints:
 
 def categories_of(data: pa.ChunkedArray) -> Categories:
     """Strings as codes that ascend by Unicode code point."""
-    whole = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
-    if (numbered := number_words(whole)) is None:
-        array = pc.dictionary_encode(whole)
+    if (numbered := number_words(data)) is None:
+        array = pc.dictionary_encode(data.chunk(0) if data.num_chunks == 1 else data.combine_chunks())
         codes, words = pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False).copy(), array.dictionary
     else:
         codes, words = numbered

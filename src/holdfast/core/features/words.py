@@ -24,23 +24,51 @@ _KEPT = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def number_words(data: pa.Array) -> tuple[Codes, pa.Array] | None:
+def number_words(data: pa.ChunkedArray) -> tuple[Codes, pa.Array] | None:
     """Codes int32 [n] (-1 = null) of strings into their distinct words, which come in the order of the rows.
 
-    None where it does not pay: another type than 32-bit strings, or more than 8,192 distinct words.
+    None where it does not pay: another type than 32-bit strings, or more than 8,192 distinct words in a chunk.
     """
     if data.type != pa.string():
         return None
+    codes = np.empty(len(data), np.int32)
+    parts: list[tuple[Codes, pa.Array]] = []
+    begin = 0
+    for chunk in data.chunks:
+        here = codes[begin : begin + len(chunk)]
+        begin += len(chunk)
+        if (words := _number_chunk(chunk, here)) is None:
+            return None
+        parts.append((here, words))
+    if len(parts) == 1:
+        return codes, parts[0][1]
+    whole = pa.chunked_array([words for _, words in parts], pa.string()).combine_chunks().dictionary_encode()
+    rank = np.array(whole.indices, np.int32)
+    begin = 0
+    for here, words in parts:
+        renumber(here, rank[begin : begin + len(words)])
+        begin += len(words)
+    return codes, whole.dictionary
+
+
+def _number_chunk(data: pa.Array, codes: Codes) -> pa.Array | None:
+    """Fill in the codes of a chunk; its distinct words."""
     valid, offsets, text = data.buffers()
-    codes, firsts = np.empty(len(data), np.int32), np.empty(_MOST, np.int64)
-    places = np.frombuffer(offsets, np.int32) if offsets else np.zeros(1, np.int32)
+    firsts = np.empty(_MOST, np.int64)
     found = _number(
-        places[data.offset : data.offset + len(data) + 1],
-        np.frombuffer(text, np.uint8) if text else np.zeros(0, np.uint8),
-        np.frombuffer(valid, np.uint8) if valid and data.null_count else np.zeros(0, np.uint8),
+        _seen(offsets, np.int32)[data.offset : data.offset + len(data) + 1],
+        _seen(text, np.uint8),
+        _seen(valid, np.uint8) if data.null_count else _seen(None, np.uint8)[:0],
         data.offset, _KEPT, codes, firsts,
     )  # fmt: skip
-    return None if found < 0 else (codes, data.take(pa.array(firsts[:found])))
+    return None if found < 0 else data.take(pa.array(firsts[:found]))
+
+
+def _seen(buffer: pa.Buffer | None, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """The buffer as an array, not to be written whatever it is made of: another type would be compiled for anew."""
+    array = np.frombuffer(buffer, dtype) if buffer else np.zeros(1, dtype)
+    array.flags.writeable = False
+    return array
 
 
 @compiled

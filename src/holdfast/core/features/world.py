@@ -230,14 +230,19 @@ class World:
 
     def _coded(self, table: str, column: str, space: str) -> Ints:
         if (table, column) not in self._links:
-            rows = self.tables[table]
-            values = rows.keys(column) if isinstance(rows, ArrayRows) else rows.raw(column)
-            self._links[table, column] = self._space(space).codes(values)
+            self._links[table, column] = self._coding(table, column, space)
         return self._links[table, column]
+
+    def _coding(self, table: str, column: str, space: str) -> Ints:
+        if (table, column) in self._links:
+            return self._links[table, column]
+        rows = self.tables[table]
+        return self._space(space).codes(rows.keys(column) if isinstance(rows, ArrayRows) else rows.raw(column))
 
     def _build_index(self, link: Link, pool: Executor | None) -> Index:
         rows = self.tables[link.child]
-        codes, times = self.link_codes(link), rows.times
+        # Not kept: what follows links downwards needs them here only, and they are as large as a column.
+        codes, times = self._coding(link.child, link.column, link.parent), rows.times
         if rows.table.time is not None and (untimed := times == NULL_TIME).any():
             codes = np.where(untimed, -1, codes)
         order, happened, offsets = _sort_blocks(codes, times, len(self._space(link.parent)), pool)
