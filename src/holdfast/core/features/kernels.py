@@ -104,30 +104,33 @@ def numbers(
     SUM and NUM_VALUES of nothing are 0, the rest null. VARIANCE and STD divide by n - 1 (Welford 1962, "Note on a
     method for calculating corrected sums of squares and products").
     """
+    step, before = (1, 0) if forward else (-1, -1)
     for c in range(len(which)):
         column, mask = which[c]
+        line = values[column]
         previous = -1
         at = count = 0
-        total = low = high = head = tail = mean = m2 = 0.0
+        total = head = tail = mean = m2 = 0.0
+        low, high = math.inf, -math.inf
         for p in range(len(perm)):
             i = perm[p]
             if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
                 count = 0
                 total = mean = m2 = 0.0
+                low, high = math.inf, -math.inf
                 at = start[i] if forward else hi[i]
             previous = start[i]
             for w in range(len(slots)):
                 stop = hi[i] if forward else lo[w, i]
                 while at != stop:
-                    j = at if forward else at - 1
-                    at = at + 1 if forward else at - 1
-                    x = values[column, j]
+                    j = at + before
+                    at += step
+                    x = line[j]
                     if math.isnan(x) or (mask >= 0 and masks[mask, j] == 0):
                         continue
                     if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                         continue
-                    if count == 0:
-                        low = high = head = x
+                    head = x if count == 0 else head
                     count += 1
                     total += x
                     low = x if x < low else low
