@@ -248,8 +248,10 @@ def categories(
     """
     counts = np.zeros(size, np.int64)
     distinct = np.empty(size + 1, np.int32)
+    step, before = (1, 0) if forward else (-1, -1)
     for c in range(len(which)):
         column, mask = which[c]
+        line = values[column]
         previous = -1
         at = unique = total = best = 0
         for p in range(len(perm)):
@@ -264,35 +266,34 @@ def categories(
             for w in range(len(slots)):
                 stop = hi[i] if forward else lo[w, i]
                 while at != stop:
-                    j = at if forward else at - 1
-                    at = at + 1 if forward else at - 1
-                    code = values[column, j]
+                    j = at + before
+                    at += step
+                    code = line[j]
                     if code < 0 or (mask >= 0 and masks[mask, j] == 0):
                         continue
                     if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                         continue
-                    if total == 0:
-                        head = code
+                    head = code if total == 0 else head
                     total += 1
                     tail = code
-                    # Both without a branch, which random codes would make the processor guess wrong.
+                    # Without branches, which random codes would make the processor guess wrong. `best` is the highest
+                    # count so far, in its low half lessened by the smallest code that has it.
                     distinct[unique] = code
                     unique += counts[code] == 0
                     counts[code] += 1
                     best = max(best, (counts[code] << 32) - code)
-                slot = slots[w, c]
-                if slot[0] >= 0:
-                    out_codes[slot[0], i] = head if forward else tail
-                if slot[1] >= 0:
-                    out_codes[slot[1], i] = tail if forward else head
-                if slot[_UNIQUE] >= 0:
-                    out[slot[_UNIQUE], i] = unique if total > 0 else math.nan
-                if slot[_ENTROPY] >= 0:
-                    out[slot[_ENTROPY], i] = _entropy(counts, distinct[:unique], total)
-                if slot[_MODE] >= 0:
-                    out_codes[slot[_MODE], i] = -best & 0xFFFFFFFF if total > 0 else -1
-                if len(slot) > _MODE + 1:
-                    _ranks(slot, i, counts, distinct[:unique], out_codes)
+                if slots[w, c, 0] >= 0:
+                    out_codes[slots[w, c, 0], i] = head if forward else tail
+                if slots[w, c, 1] >= 0:
+                    out_codes[slots[w, c, 1], i] = tail if forward else head
+                if slots[w, c, _UNIQUE] >= 0:
+                    out[slots[w, c, _UNIQUE], i] = unique if total > 0 else math.nan
+                if slots[w, c, _ENTROPY] >= 0:
+                    out[slots[w, c, _ENTROPY], i] = _entropy(counts, distinct[:unique], total)
+                if slots[w, c, _MODE] >= 0:
+                    out_codes[slots[w, c, _MODE], i] = -best & 0xFFFFFFFF if total > 0 else -1
+                if slots.shape[2] > _MODE + 1:
+                    _ranks(slots[w, c], i, counts, distinct[:unique], out_codes)
         for k in range(unique):
             counts[distinct[k]] = 0
 
