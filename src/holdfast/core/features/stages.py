@@ -206,10 +206,10 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
     begin = start if children.widest < 0 else lo[children.widest]
-    alone = replace(place, pool=None)
+    alone = replace(place, pool=None) if place.pool else place
 
     def run(part: Ints) -> None:
-        here = replace(found, perm=part)
+        here = found if part is order else replace(found, perm=part)
         _loop(subject, children.stored, here, words)
         if children.stage is not None and children.computed is not None:
             inner, names = _below(alone, children, children.stage, here, begin)
