@@ -114,8 +114,10 @@ def judge(project: Project) -> list[str]:
         wrong.append(f"versions: {told['versions']}")
     runs = [job.result["run"] for job in jobs if job.kind == "train" and job.state == "done"]
     made = {job.result["run"] for job in jobs if job.kind == "train" and job.result and not job.result["repeated"]}
-    if told["runs"] != {"done": len(made)} or not made <= set(runs):
-        wrong.append(f"runs: {told['runs']}, made by jobs: {sorted(made)}")
+    # A training that began again after its data had changed is another run; the one it began with was interrupted.
+    kept = [run for run in project.models.runs() if not run.error.startswith("interrupted")]
+    if {run.id for run in kept} != made or {run.state for run in kept} != {"done"} or not made <= set(runs):
+        wrong.append(f"runs: {[(run.id, run.state, run.error) for run in kept]}, made by jobs: {sorted(made)}")
     versions = Counter((v.run, v.model) for name in ("风险/高", "风险/low") for v in project.models.versions(name))
     if max(versions.values()) > 1 or {run for run, _ in versions} != made:
         wrong.append(f"model versions by run: {versions}")
@@ -161,7 +163,7 @@ def summary(project: Project) -> dict[str, Any]:
         "raw": sorted(
             path.relative_to(project.root).as_posix() for path in (project.root / "data" / "raw").glob("*/*")
         ),
-        "jobs": Counter(f"{job.kind} {job.state}" for job in project.jobs.list(limit=1000) if job.cause is None),
+        "jobs": Counter(f"{job.kind} {job.state}" for job in project.jobs.list(limit=1000) if job.state == "done"),
         "online": _online(project) if versions else {},
     }
     return json.loads(json.dumps(told, ensure_ascii=False, sort_keys=True))

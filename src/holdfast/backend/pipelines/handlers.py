@@ -186,7 +186,7 @@ def _materialise(rooms: PipelineRooms, running: Running, given: Arguments) -> An
 
     # The moment is a step: a job that begins again asks the same question.
     at = running.step("moment", lambda: rooms.queue.clock.now() if given["at"] is None else given["at"])
-    return materialise(rooms.store_of_features(), given["groups"], at=at, progress=running.progress)
+    return materialise(rooms.store_of_features(), given["groups"], at=at, progress=running.progress, running=running)
 
 
 def _again_materialised(rooms: PipelineRooms, kept: list[str]) -> Any:
