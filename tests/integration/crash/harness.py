@@ -168,6 +168,22 @@ class Bench:
             os.kill(child, signal.SIGCONT)
 
 
+def killable(points: Sequence[str]) -> list[str]:
+    """Points that are passed at every run: how often progress is written depends on how long it takes."""
+    return [point for point in points if not point.startswith(("commit progress", "commit beat"))]
+
+
+def sample(points: Sequence[str], count: int) -> list[str]:
+    """Points spread evenly over an operation, commits before all; the same ones at each run."""
+    commits = [point for point in killable(points) if point.startswith("commit")]
+    others = [point for point in killable(points) if not point.startswith("commit")]
+
+    def spread(some: list[str], n: int) -> list[str]:
+        return some if len(some) <= n else [some[round(k * (len(some) - 1) / (n - 1))] for k in range(n)]
+
+    return spread(commits, count) + spread(others, count // 2)
+
+
 def difference(found: Any, wanted: Any, at: str = "") -> Sequence[str]:
     """Where two summaries differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
