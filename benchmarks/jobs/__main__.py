@@ -4,48 +4,24 @@ The floor beside each figure is one write transaction of the same database with 
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks")]
 
+from opened import URL, opened  # noqa: E402
+
 from holdfast.backend.adapters.clock import SystemClock  # noqa: E402
-from holdfast.backend.jobs import Engine, Handler, Queue, Schedules  # noqa: E402
+from holdfast.backend.jobs import Engine, Handler, Queue  # noqa: E402
 from holdfast.backend.jobs.worker import work  # noqa: E402
 from holdfast.backend.store import Leases, Pointers, Store  # noqa: E402
 from report import Row, write  # noqa: E402
-
-URL = "BENCHMARK_URL"
-
-
-class Opened:
-    """Opened by each worker process, as the environment says."""
-
-    @cached_property
-    def engine(self) -> Engine:
-        small = Handler(
-            lambda running, _: running.step("one", lambda: 1), plain=lambda made: made, again=lambda kept: kept
-        )
-        return Engine(Queue(Store(os.environ[URL]), SystemClock()), {"small": small})
-
-    @property
-    def schedules(self) -> Schedules:
-        return Schedules(self.engine.queue, {}, "UTC")
-
-    def close(self) -> None:
-        self.engine.queue.store.close()
-
-
-def opened() -> Opened:
-    return Opened()
 
 
 def median_ms(do: Callable[[int], object], count: int) -> float:
@@ -130,5 +106,4 @@ def on_postgres(jobs: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    multiprocessing.freeze_support()
     main()

@@ -218,3 +218,9 @@ def test_children_end_with_their_parent(engine: Engine) -> None:
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_worker_that_cannot_open_its_project_says_so(engine: Engine) -> None:
+    send(engine, "deposit", name="x")
+    with pytest.raises(UnavailableError, match="5 times in a row"):
+        work(chores.opened_by_parents_only, drain=True)

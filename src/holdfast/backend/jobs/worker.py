@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,12 +20,14 @@ from holdfast.backend.jobs.running import Engine
 from holdfast.backend.jobs.schedules import Schedules
 from holdfast.backend.records import Job
 from holdfast.backend.store import acting
+from holdfast.errors import UnavailableError
 
 __all__ = ["Opened", "work"]
 
 _LOOK = 0.2
 """Seconds between two looks of the parent, and of an idle child."""
 _SECOND = 1_000_000
+_GIVE_UP = 5
 _log = logging.getLogger("holdfast.jobs")
 
 
@@ -52,7 +53,7 @@ class Opened(Protocol):
 class _Child:
     process: BaseProcess
     pipe: Connection
-    began: float
+    failed: int
 
 
 def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False) -> int:
@@ -75,7 +76,7 @@ def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False
                 if not drain and not stop.count:
                     opened.schedules.tick()
                 killed += _kill_overdue(opened.engine, children)
-                children = _tended(open_, children, drain, stop)
+                children = _tended(open_, children, drain, stop=bool(stop.count))
                 stop.wait(_LOOK)
     finally:
         for child in children:
@@ -86,25 +87,30 @@ def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False
     return killed
 
 
-def _start(open_: Callable[[], Opened], drain: bool) -> _Child:
+def _start(open_: Callable[[], Opened], drain: bool, failed: int = 0) -> _Child:
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_run_child, args=(open_, theirs, drain), name="holdfast-worker", daemon=False)
     process.start()
     theirs.close()
-    return _Child(process, mine, time.monotonic())
+    return _Child(process, mine, failed)
 
 
-def _tended(open_: Callable[[], Opened], children: list[_Child], drain: bool, stop: "_Signals") -> list[_Child]:
+def _tended(open_: Callable[[], Opened], children: list[_Child], drain: bool, *, stop: bool) -> list[_Child]:
     kept = []
     for child in children:
         if child.process.exitcode is None:
             kept.append(child)
-        elif child.process.exitcode != 0 and not stop.count:
+        elif child.process.exitcode != 0 and not stop:
             _log.warning("a worker process ended with %s; starting another", child.process.exitcode)
-            if time.monotonic() - child.began < 1:
-                stop.wait(1)  # something is wrong with all of them: no storm of processes
-            kept.append(_start(open_, drain))
+            # One that ends with 1 could not open the project; a job that kills its process ends it by a signal.
+            failed = child.failed + 1 if child.process.exitcode == 1 else 0
+            if failed >= _GIVE_UP:
+                raise UnavailableError(
+                    f"a worker's processes end before they can do anything, {failed} times in a row",
+                    hint="The log and stderr say why.",
+                )
+            kept.append(_start(open_, drain, failed))
     return kept
 
 
