@@ -13,6 +13,7 @@ from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
 from holdfast.backend.project_file import load
 from holdfast.backend.settings import Settings
+from holdfast.backend.store.trouble import explained
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
@@ -43,7 +44,8 @@ class Services:
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
-        start_logging(self.layout.logs)
+        with explained(str(self.layout.logs)):
+            start_logging(self.layout.logs)
 
     @cached_property
     def own(self) -> "tuple[Primitive, ...]":

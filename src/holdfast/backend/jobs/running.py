@@ -13,6 +13,7 @@ from holdfast.backend.jobs.tables import jobs
 from holdfast.backend.records import Job
 from holdfast.backend.store import Leases, acting, fenced
 from holdfast.backend.store.leases import locked, patient
+from holdfast.backend.store.trouble import explained
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
 __all__ = ["Engine", "Handler", "Running"]
@@ -157,7 +158,7 @@ class Engine:
         running = Running(self.queue, claim, progress)
         with self.leases.kept(claim.lease), acting(job.who):
             try:
-                with fenced(_NotCancelled(job.id)):
+                with fenced(_NotCancelled(job.id)), explained("the project"):
                     made = handler.run(running, job.arguments)
                     with store.write("end job") as connection:
                         self.queue.finish(connection, claim, handler.plain(made))

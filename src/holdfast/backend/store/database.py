@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.heads import AUDITED, AuditHead, keep_head, read_head
 from holdfast.backend.store.migrations import HEAD
+from holdfast.backend.store.trouble import explained
 from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
 
 __all__ = ["Fence", "Store", "fenced", "metadata"]
@@ -213,9 +214,10 @@ def _postgres(url: sa.URL) -> sa.Engine:
 
 @contextmanager
 def _reachable(store: Store) -> Iterator[None]:
-    """Say of a server that cannot be reached that it cannot."""
+    """Say of a server that cannot be reached that it cannot, of a file what is wrong with it."""
     if store.engine.dialect.name != "postgresql":
-        yield
+        with explained(str(store.engine.url.database)):
+            yield
         return
     try:
         yield

@@ -53,6 +53,8 @@ _leases = sa.Table(
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
 _held: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
+_ended: set[str] = set()
+"""Leases of this process whose blocks have ended."""
 _patience: ContextVar[float] = ContextVar("patience", default=0.0)
 
 
@@ -150,6 +152,7 @@ class Leases:
         finally:
             ended.set()
             beating.join()
+            _ended.add(lease.token)
             self._release(lease)
 
     def take(self, connection: sa.Connection, names: Sequence[str], doing: str) -> Lease | Holder:
@@ -202,7 +205,7 @@ class Leases:
 
     def _free(self, holder: Holder, now: int) -> bool:
         """Whether a lease may be taken over; remembers when which beat was first seen."""
-        if holder.gone() or now > holder.until:
+        if holder.gone() or now > holder.until or holder.holder in _ended:
             return True
         seen = self._seen.get(holder.name)
         if seen is None or seen[:2] != (holder.holder, holder.beat):
@@ -236,6 +239,7 @@ class Leases:
         with self._store.read() as connection:  # ended within the last write of the block, mostly
             if connection.execute(sa.select(_leases.c.name).where(_leases.c.holder == lease.token)).first() is None:
                 return
+        # What cannot be given back now (no room on the disk) runs out; this process knows that it is free.
         with suppress(HoldfastError, sa.exc.DBAPIError), self._store.write("give back leases") as connection:
             self.give_back(connection, lease)
 

@@ -1,0 +1,56 @@
+"""Trouble that the system reports, as errors that say what to do: no room on the disk, a folder that may not be written."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from holdfast.errors import ConflictError, HoldfastError, LimitError
+
+__all__ = ["explained"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_SAID = {
+    "database or disk is full": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+}
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Raise LimitError where the disk is full and ConflictError where it may not be written; name the file.
+
+    `where` is named when the system names no file. Other errors leave as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = _explanation(error.errno, str(error.filename or where))
+        if said is None:
+            raise
+        raise said from error
+    except sa.exc.OperationalError as error:
+        number = next((number for text, number in _SAID.items() if text in str(error.orig)), None)
+        said = _explanation(number, where)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _explanation(number: int | None, file: str) -> HoldfastError | None:
+    if number in _FULL:
+        return LimitError(
+            f"there is no room on the disk of {file}",
+            where={"file": file},
+            hint="Nothing was changed. Make room (holdfast gc), then repeat the command.",
+        )
+    if number in _FORBIDDEN:
+        return ConflictError(
+            f"{file} may not be written",
+            where={"file": file},
+            hint="Nothing was changed. Let this user write there, then repeat the command.",
+        )
+    return None
