@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from holdfast.backend.datasets import tables as rows_of
 from holdfast.backend.datasets.compare import Comparison, compare_versions
 from holdfast.backend.datasets.face import face_is, write_face
+from holdfast.backend.datasets.keyfiles import KeyFiles
 from holdfast.backend.datasets.parts import PartStore, Stored
 from holdfast.backend.datasets.raw import Kept, RawFiles
 from holdfast.backend.datasets.tables import Part
@@ -71,7 +72,7 @@ class Datasets:
         self._store = store
         self._clock = clock
         self._layout = layout
-        self.parts = PartStore(blobs)
+        self.parts = PartStore(blobs, KeyFiles(layout.private / "keys"))
         self.raw = RawFiles(layout)
         self._leases = Leases(store, clock)
 
@@ -245,9 +246,11 @@ class Datasets:
         with self._store.read() as connection:
             self.raw.recover({file.delivery for file in rows_of.files_of(connection, None)})
 
-    def last_states(self, version: str | None, table: Table, like: Ranges | None = None) -> Stored:
-        """Last states of a table's rows that may be among those with ranges `like` (all when None)."""
-        return self.parts.last(table, self.manifest(version, table.name), like)
+    def last_states(
+        self, version: str | None, table: Table, like: Ranges | None = None, keys: pa.Table | None = None
+    ) -> Stored:
+        """Last states of a table's rows: those that may be among rows with ranges `like`, or with these `keys`; or all."""
+        return self.parts.last(table, self.manifest(version, table.name), like, keys)
 
     def manifest(self, version: str | None, table: str) -> Manifest:
         """The parts of a table in a version (none for version None), in the order of delivery."""
