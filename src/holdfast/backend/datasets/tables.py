@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
-__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "chain", "datasets", "files_of",
+__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain", "datasets", "files_of",
            "parts_by_step", "parts_of", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"
@@ -176,6 +176,19 @@ def chain(connection: sa.Connection, version: str, *, until: Collection[str] = (
     walk = _walk(version, until)
     query = sa.select(datasets).join(walk, walk.c.id == datasets.c.id).order_by(walk.c.depth.desc())
     return list(connection.execute(query))
+
+
+def ancestors(connection: sa.Connection, version: str) -> list[Any]:
+    """Rows of `datasets` of a version and all that it came from by any parent, oldest first."""
+    rows = {row.id: row for row in connection.execute(sa.select(datasets))}
+    found: set[str] = set()
+    waiting = [version]
+    while waiting:
+        one = waiting.pop()
+        if one in rows and one not in found:
+            found.add(one)
+            waiting += json.loads(rows[one].parents)
+    return sorted((rows[one] for one in found), key=lambda row: (row.major, row.minor))
 
 
 def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) -> None:
