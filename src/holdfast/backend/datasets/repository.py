@@ -78,7 +78,7 @@ class Datasets:
 
     def __init__(self, store: Store, blobs: Blobs, clock: Clock, layout: Layout) -> None:
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._layout = layout
         self._blobs = blobs
         self.parts = PartStore(blobs, KeyFiles(layout.private / "keys"))
@@ -196,7 +196,7 @@ class Datasets:
                     record = rows_of.to_version(self._row(connection, tip))
                 else:
                     record = rows_of.to_version(self._row(connection, version))
-                    Pointers(connection).move(POINTER, record.id, at=self._clock.now(), why=why)
+                    Pointers(connection).move(POINTER, record.id, at=self.clock.now(), why=why)
             self.refresh_face(at_most=FACE_ROWS)
         return record
 
@@ -263,7 +263,7 @@ class Datasets:
 
     def now(self) -> int:
         """The clock's time."""
-        return self._clock.now()
+        return self.clock.now()
 
     @contextmanager
     def changing(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
@@ -302,7 +302,7 @@ class Datasets:
         """
         quarantined = draft.quarantine if draft.quarantine is not None and draft.quarantine.num_rows else None
         digest = self.parts.write_plain(quarantined)[0] if quarantined is not None else None
-        now, base = self._clock.now(), draft.base
+        now, base = self.clock.now(), draft.base
         with self._store.write("data version") as connection:
             self._check_there(draft)
             before = (base.bytes if base else 0) if draft.manifest == ADDS else 0
@@ -349,7 +349,7 @@ class Datasets:
         with self._store.write("fast forward") as connection:
             record = rows_of.to_version(self._row(connection, version))
             Pointers(connection).move(
-                POINTER, record.id, at=self._clock.now(), why=why, expect=before.id if before else None
+                POINTER, record.id, at=self.clock.now(), why=why, expect=before.id if before else None
             )
         return record
 
@@ -362,7 +362,7 @@ class Datasets:
             return False
         with (
             suppress(LockedError),  # another process is at it
-            file_lock(self._layout.private / "locks" / "processed.lock", now=self._clock.now(), what="data/processed"),
+            file_lock(self._layout.private / "locks" / "processed.lock", now=self.clock.now(), what="data/processed"),
         ):
             rows = self.read(current.id, current_only=True)
             write_face(self._layout.processed, current.id, current.version, rows)

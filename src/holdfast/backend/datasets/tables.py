@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
-__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain", "datasets", "files_of",
+__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain", "datasets", "every_part", "files_of",
            "parts_by_step", "parts_of", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"
@@ -206,6 +206,11 @@ def parts_of(connection: sa.Connection, version: str) -> list[Part]:
     walk = _walk(version, (WHOLE, COMPACT))
     query = sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
     return [_part(row) for row in connection.execute(query)]
+
+
+def every_part() -> sa.Select[Any]:
+    """A query of all parts of all versions: dataset, table and digest."""
+    return sa.select(_parts.c.dataset, _parts.c.table, _parts.c.digest)
 
 
 def parts_by_step(connection: sa.Connection, version: str) -> list[tuple[Any, list[Part]]]:
