@@ -20,6 +20,7 @@ from holdfast.backend.wiring import Services, file_reader
 from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.versions import VersionVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,7 @@ __all__ = ["Progress", "Project", "init"]
 _MASK = "***"
 
 
-class Project(FeatureVerbs):
+class Project(FeatureVerbs, VersionVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:

@@ -169,7 +169,9 @@ class Run:
             rows = [{"时": key, "事": value} for key in keys]
             entries = [((key, value), now, (key, value)) for key in keys]
         else:
-            full = {"户": lambda k: {"号": k, "值": value}, "账": lambda k: {"名": f"名{k % 2}", "次": k, "额": k / 2}}[table]
+            full = {"户": lambda k: {"号": k, "值": value}, "账": lambda k: {"名": f"名{k % 2}", "次": k, "额": k / 2}}[
+                table
+            ]
             named = {key: (key,) if table == "户" else (f"名{key % 2}", key) for key in keys}
             rows = [full(key) for key in keys]
             wrong = [key for key in keys if (named[key] in there) == (mode == "append")]
@@ -177,7 +179,9 @@ class Run:
                 with pytest.raises(ConflictError if mode == "append" else NotFoundError):
                     self.world.change(table, self._rows(table, rows, mode), mode)
                 return
-            content = {key: GONE if mode == "delete" else tuple(row.values()) for key, row in zip(keys, rows, strict=True)}
+            content = {
+                key: GONE if mode == "delete" else tuple(row.values()) for key, row in zip(keys, rows, strict=True)
+            }
             entries = [(named[key], now, content[key]) for key in keys]
             rows = self._rows(table, rows, mode)
         self.world.change(table, rows, mode)
@@ -242,7 +246,12 @@ class Run:
             places = [n for n, delta in enumerate(deltas) if delta.name in names]
             if places:
                 taken = {entry[0] for n in places for entry in deltas[n].entries}
-                later = {entry[0] for n, delta in enumerate(deltas) if n > places[0] and n not in places for entry in delta.entries}
+                later = {
+                    entry[0]
+                    for n, delta in enumerate(deltas)
+                    if n > places[0] and n not in places
+                    for entry in delta.entries
+                }
                 possible = possible and not taken & later
         before = self.datasets.get().id
         if not possible:

@@ -15,8 +15,6 @@ from holdfast.core.schema import Column, DType, Schema, Table
 from holdfast.testing.clock import FakeClock
 
 
-
-
 def schema() -> Schema:
     tables = (
         Table("户", (Column("号", DType.INT, nullable=False), Column("值", DType.TEXT)), ("号",)),

@@ -141,7 +141,9 @@ class _Work:
         if self._mode != "delete":
             self._counts["added"] = len(rows) - self._counts["changed"]
         moment = SYSTEM_FIELDS[KNOWN_FROM]
-        states = rows.append_column(SOURCE_FILE, pa.array([self._source], pa.string()).take(pa.array(np.zeros(len(rows), np.int8))))
+        states = rows.append_column(
+            SOURCE_FILE, pa.array([self._source], pa.string()).take(pa.array(np.zeros(len(rows), np.int8)))
+        )
         states = states.append_column(SOURCE_ROW, pa.array(np.arange(1, len(rows) + 1)))
         states = states.append_column(KNOWN_FROM, pa.array(known, pa.int64()).cast(moment))
         return states.append_column(REMOVED, pa.array(np.full(len(rows), self._mode == "delete"))), bool(seen.any())
@@ -152,7 +154,11 @@ class _Work:
         if self._mode == "upsert" or not bad.any():
             return
         first = keys.filter(pa.array(bad)).slice(0, _LISTED).to_pylist()
-        where = {"table": self._table.name, "rows": int(bad.sum()), "keys": [key_text(self._table, row) for row in first]}
+        where = {
+            "table": self._table.name,
+            "rows": int(bad.sum()),
+            "keys": [key_text(self._table, row) for row in first],
+        }
         if self._mode == "append":
             raise ConflictError(
                 f"{int(bad.sum()):,} of the rows appended to {self._table.name!r} are there already", where=where,

@@ -72,7 +72,13 @@ class Collected:
 
 
 def collect(
-    datasets: Datasets, store: Store, blobs: Blobs, *, keep: int | None = None, grace: int = GRACE, dry_run: bool = False
+    datasets: Datasets,
+    store: Store,
+    blobs: Blobs,
+    *,
+    keep: int | None = None,
+    grace: int = GRACE,
+    dry_run: bool = False,
 ) -> Collected:
     """Delete blobs that nothing refers to; with `keep`, first give up versions that nothing refers to.
 

@@ -23,7 +23,16 @@ from holdfast.core.versions.rows import key_text
 from holdfast.core.versions.schemas import Described, MergedSchema, merge_schemas
 from holdfast.errors import ConflictError, InputError
 
-__all__ = ["RULES", "Conflict", "MergeResult", "common_ancestor", "conflicts_csv", "decisions_from", "list_conflicts", "merge"]
+__all__ = [
+    "RULES",
+    "Conflict",
+    "MergeResult",
+    "common_ancestor",
+    "conflicts_csv",
+    "decisions_from",
+    "list_conflicts",
+    "merge",
+]
 
 RULES = ("ours", "theirs", "newest")
 _LISTED = 10
@@ -145,7 +154,10 @@ def conflicts_csv(conflicts: Sequence[Conflict]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "key", "ours", "theirs", "take"])
     for one in conflicts:
-        sides = [json.dumps(side, ensure_ascii=False, default=_plain) if side else "removed" for side in (one.ours, one.theirs)]
+        sides = [
+            json.dumps(side, ensure_ascii=False, default=_plain) if side else "removed"
+            for side in (one.ours, one.theirs)
+        ]
         writer.writerow([one.table, one.name, *sides, ""])
     return text.getvalue()
 
@@ -201,7 +213,10 @@ class _Work:
     def schema(self) -> MergedSchema:
         """The merged schema; ConflictError lists what both sides changed in it."""
         if self._merged is None:
-            sides = [Described(Schema.from_dict(one.schema), self._datasets.contract(one.id)) for one in (self.base, self.ours, self.theirs)]
+            sides = [
+                Described(Schema.from_dict(one.schema), self._datasets.contract(one.id))
+                for one in (self.base, self.ours, self.theirs)
+            ]
             prefer = self._rule if self._rule in ("ours", "theirs") else None
             merged = merge_schemas(sides[0], sides[1], sides[2], prefer)
             if merged.conflicts:
@@ -248,7 +263,9 @@ class _Work:
         """Rows without a time are told apart by the period they came in, too (decision 0011)."""
         columns = list(table.names)
         if table.time is None:
-            periods = {file.path: file.period for one in (self.base, self.ours, self.theirs) for file in self._files(one)}
+            periods = {
+                file.path: file.period for one in (self.base, self.ours, self.theirs) for file in self._files(one)
+            }
             sides = tuple(side.append_column("__period", _periods(side[SOURCE_FILE], periods)) for side in sides)  # type: ignore[assignment]
             columns.append("__period")
         return merge_unkeyed(sides, columns)
@@ -362,7 +379,9 @@ class _Work:
         else:
             supersedes = bool(table.key) and self._follows(table, before, states)
             after = [*before, *self._part(table, states, supersedes=supersedes)]
-        touched = pa.concat_tables([merged.theirs.take(pa.array(resolved.take)), merged.ours.take(pa.array(resolved.drop))])
+        touched = pa.concat_tables(
+            [merged.theirs.take(pa.array(resolved.take)), merged.ours.take(pa.array(resolved.drop))]
+        )
         return after, not len(resolved.drop), self._counts(table, before, after, touched)
 
     def _decided(self, merged: _TableMerge, taken: npt.NDArray[np.bool_]) -> pa.Table:
@@ -374,7 +393,9 @@ class _Work:
         known = [side[KNOWN_FROM].cast(pa.int64()).to_numpy().copy() for side in (merged.ours, merged.theirs)]
         known[1][theirs[both]] = np.maximum(known[1][theirs[both]], known[0][ours[both]])
         place = merged.theirs.column_names.index(KNOWN_FROM)
-        return merged.theirs.set_column(place, KNOWN_FROM, pa.array(known[1], pa.int64()).cast(SYSTEM_FIELDS[KNOWN_FROM]))
+        return merged.theirs.set_column(
+            place, KNOWN_FROM, pa.array(known[1], pa.int64()).cast(SYSTEM_FIELDS[KNOWN_FROM])
+        )
 
     def _follows(self, table: Table, before: list[Part], states: pa.Table) -> bool:
         """Whether any of the states follows another of its row."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import tables as rows_of
-from holdfast.backend.datasets.compare import Comparison, compare_versions
+from holdfast.backend.datasets.compare import Comparison, Difference, compare_rows, compare_schemas, touched_rows
 from holdfast.backend.datasets.face import face_is, write_face
 from holdfast.backend.datasets.keyfiles import KeyFiles
 from holdfast.backend.datasets.parts import PartStore, Stored
@@ -38,7 +38,7 @@ Files = list[RawFile]
 Ranges = Mapping[str, list[Any]]
 Manifest = list[Part]
 Steps = list[tuple[DatasetVersion, Manifest]]
-FACE_ROWS = 1_000_000
+FACE_ROWS = 100_000
 """Data of more rows is not written to `data/processed/` by small changes: that would cost more than the change."""
 
 _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
@@ -176,14 +176,35 @@ class Datasets:
                 pieces.append(faults.add_column(0, "version", pa.array([step.version] * len(faults), pa.string())))
         return pa.concat_tables(pieces)
 
-    def compare(self, before: str, after: str) -> Comparison:
-        """What changed between two versions: schema, and rows added, removed and changed by key."""
+    def compare(self, before: str, after: str, *, shift: bool = True) -> Comparison:
+        """What changed between two versions: schema, rows added, removed and changed by key, and distributions.
+
+        Parts that both share are skipped; the `shift` of distributions reads all rows of `before` in tables that differ.
+        """
         one, other = self.get(before), self.get(after)
-        return compare_versions(
-            (one.version, other.version),
-            (Schema.from_dict(one.schema), Schema.from_dict(other.schema)),
-            (self.read(one.id, current_only=True), self.read(other.id, current_only=True)),
-        )
+        schemas = Schema.from_dict(one.schema), Schema.from_dict(other.schema)
+        tables = {}
+        for name in dict.fromkeys((*schemas[0].tables, *schemas[1].tables)):
+            found = self._difference(name, (one, other), schemas)
+            reference = None
+            if shift and found.old is not None and found.new is not None and len(found.old) + len(found.new):
+                reference = self.read(one.id, [name], current_only=True)[name]
+            table = schemas[1].tables.get(name) or schemas[0].tables[name]
+            tables[name] = compare_rows(table, found, reference)
+        return Comparison(one.version, other.version, compare_schemas(*schemas), tables)
+
+    def _difference(
+        self, name: str, versions: tuple[DatasetVersion, DatasetVersion], schemas: tuple[Schema, Schema]
+    ) -> Difference:
+        old, new = (schema.tables.get(name) for schema in schemas)
+        if old is None or new is None or old.source or [*_typed(old)] != [*_typed(new)] or old.key != new.key:
+            sides = [
+                self.read(version.id, [name], current_only=True)[name] if name in schema.tables else None
+                for version, schema in zip(versions, schemas, strict=True)
+            ]
+            return Difference(sides[0], sides[1], 0)
+        parts = [[p for _, ps in self.steps(version.id) for p in ps if p.table == name] for version in versions]
+        return touched_rows(self.parts, new, parts[0], parts[1], versions[0].rows[name])
 
     def checkout(self, version: str, why: str) -> DatasetVersion:
         """Make `version` current: a branch by its name, or the current branch at another version.
@@ -413,6 +434,10 @@ class Datasets:
                 hint=nearest(version, [*known, *tips(connection)]),
             )
         return row
+
+
+def _typed(table: Table) -> Iterator[tuple[str, Any]]:
+    return ((column.name, column.dtype.arrow) for column in table.columns)
 
 
 def _contract(row: Any) -> dict[str, TableContract]:

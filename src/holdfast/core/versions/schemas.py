@@ -77,7 +77,9 @@ class _Work:
         if unchanged:
             return False
         if self._prefer is None:
-            self.conflicts.append(f"table {name}: changed by {'us' if ours else 'them'}, no longer there on the other side")
+            self.conflicts.append(
+                f"table {name}: changed by {'us' if ours else 'them'}, no longer there on the other side"
+            )
         return (self._prefer == "ours") == ours
 
     def table(
@@ -109,7 +111,9 @@ class _Work:
             word: self.pick(f"{name}: {word}", getattr(base, word, None), getattr(ours, word), getattr(theirs, word))
             for word in ("time", "known", "source")
         }
-        links = self.pick(f"{name}: links", None if base is None else dict(base.links), dict(ours.links), dict(theirs.links))
+        links = self.pick(
+            f"{name}: links", None if base is None else dict(base.links), dict(ours.links), dict(theirs.links)
+        )
         old = rules[0]
         known = self.pick(f"{name}: known", old.known if old else None, rules[1].known, rules[2].known)
         delivery = self.pick(f"{name}: delivery", old.delivery if old else None, rules[1].delivery, rules[2].delivery)
@@ -126,7 +130,9 @@ class _Work:
         else:
             dtype = self.pick(f"{what}: type", base.dtype if base else None, ours.dtype, theirs.dtype)
         unit = self.pick(f"{what}: unit", base.unit if base else None, ours.unit, theirs.unit)
-        told = self.pick(f"{what}: description", base.description if base else None, ours.description, theirs.description)
+        told = self.pick(
+            f"{what}: description", base.description if base else None, ours.description, theirs.description
+        )
         return Column(
             ours.name, dtype, ours.nullable or theirs.nullable, ours.personal or theirs.personal, unit, told
         )  # fmt: skip
