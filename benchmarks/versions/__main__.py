@@ -108,7 +108,10 @@ def pair(what: str, ours: list[tuple[float, int]], against: str, theirs: list[tu
 
 
 def alone(what: str, seconds: float, bytes_: int, note: str) -> list[Row]:
-    return [Row(f"{what}, time", "s", round(seconds, 4), note=note), Row(f"{what}, bytes", "MB", round(bytes_ / 1e6, 4))]
+    return [
+        Row(f"{what}, time", "s", round(seconds, 4), note=note),
+        Row(f"{what}, bytes", "MB", round(bytes_ / 1e6, 4)),
+    ]
 
 
 def started(folder: Path, n: int) -> tuple[Any, pa.Table]:
@@ -165,9 +168,30 @@ def changes(folder: Path, n: int, rounds: int) -> list[Row]:
         project.data.checkout(newest, "forward")
     peer.close()
     made_of = f"{n:,} x 12 rows; "
-    found = pair(f"append {some:,} rows", ours["append"], "DVC, the file again", theirs["append"], (30, 100), made_of + "the file of all rows is there already")
-    found += pair(f"append {some:,} rows", ours["append"], "DVC, as a new file", theirs["new file"], (None, None), made_of + "readers put the files together; no key is checked")
-    found += pair("replace 1 % of the rows by key", ours["update"], "DVC, the file again", theirs["update"], (15, 50), made_of + "the file of all rows is there already")
+    found = pair(
+        f"append {some:,} rows",
+        ours["append"],
+        "DVC, the file again",
+        theirs["append"],
+        (30, 100),
+        made_of + "the file of all rows is there already",
+    )
+    found += pair(
+        f"append {some:,} rows",
+        ours["append"],
+        "DVC, as a new file",
+        theirs["new file"],
+        (None, None),
+        made_of + "readers put the files together; no key is checked",
+    )
+    found += pair(
+        "replace 1 % of the rows by key",
+        ours["update"],
+        "DVC, the file again",
+        theirs["update"],
+        (15, 50),
+        made_of + "the file of all rows is there already",
+    )
     seconds = [one[0] for one in back], [one[0] for one in theirs["back"]]
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     found.append(Row("roll back one version, time", "s", round(statistics.median(seconds[0]), 4), "DVC checkout",
@@ -192,7 +216,9 @@ def whole(project: Any, n: int) -> list[Row]:
     versions = [version.version for version in project.data.list()]
     rows = []
     seconds, grown = timed(project, lambda: project.data.compare(versions[-2], newest, shift=False))
-    rows += alone("compare with the version before (1 % replaced)", seconds, grown, "by key; DVC says that the file differs")
+    rows += alone(
+        "compare with the version before (1 % replaced)", seconds, grown, "by key; DVC says that the file differs"
+    )
     seconds, grown = timed(project, lambda: project.data.compare(versions[-2], newest))
     rows += alone("the same, with the shift of each column", seconds, grown, "PSI of 10 columns over all rows")
     seconds, grown = timed(project, lambda: project.branch("trial"))
@@ -202,14 +228,23 @@ def whole(project: Any, n: int) -> list[Row]:
     project.upsert("rows", made(np.arange(n // 50, n // 50 + n // 100)))
     project.data.checkout("main", "bench")
     seconds, grown = timed(project, lambda: project.merge("trial"))
-    rows += alone("merge a branch, 1 % changed on each side", seconds, grown, "by key; DVC cannot merge two states of a file")
+    rows += alone(
+        "merge a branch, 1 % changed on each side", seconds, grown, "by key; DVC cannot merge two states of a file"
+    )
     project.upsert("rows", made(np.arange(10)))
     project.data.checkout("trial", "bench")
     project.upsert("rows", made(np.arange(10)))
     project.data.checkout("main", "bench")
     started_at = time.perf_counter()
     found = project.conflicts("trial")
-    rows.append(Row("find the conflicts of a merge, time", "s", round(time.perf_counter() - started_at, 4), note=f"{len(found)} keys found"))
+    rows.append(
+        Row(
+            "find the conflicts of a merge, time",
+            "s",
+            round(time.perf_counter() - started_at, 4),
+            note=f"{len(found)} keys found",
+        )
+    )
     seconds, grown = timed(project, lambda: project.data.read(current_only=True))
     rows.append(Row("read all current rows, time", "s", round(seconds, 4), note="merged on read"))
     return rows
@@ -225,9 +260,17 @@ def main() -> None:
         shutil.rmtree(Path(folder), ignore_errors=True)
         Path(folder).mkdir(exist_ok=True)
     version = subprocess.run(
-        [str(ENV / "bin" / "python"), "-c", "import dvc; print(dvc.__version__)"], capture_output=True, text=True, check=True
+        [str(ENV / "bin" / "python"), "-c", "import dvc; print(dvc.__version__)"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
-    rows[0] = Row(**{**{name: getattr(rows[0], name) for name in Row.__dataclass_fields__}, "note": f"{rows[0].note}; DVC {version}"})
+    rows[0] = Row(
+        **{
+            **{name: getattr(rows[0], name) for name in Row.__dataclass_fields__},
+            "note": f"{rows[0].note}; DVC {version}",
+        }
+    )
     write("versions", rows, ["pyarrow", "numpy", "sqlalchemy"])
 
 

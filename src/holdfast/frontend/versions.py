@@ -1,9 +1,10 @@
 """The client's verbs of data versions: a part of `Project`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from holdfast.backend.store.audit import actor
 from holdfast.backend.wiring import Services
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.backend.datasets.rewriting import Compacted
     from holdfast.backend.records import DatasetVersion
 
-__all__ = ["VersionVerbs"]
+__all__ = ["VersionVerbs", "conflicts_csv", "decisions_from"]
 
 
 class VersionVerbs:
@@ -22,8 +23,16 @@ class VersionVerbs:
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
-    data: "Datasets"
-    author: str
+
+    @property
+    def data(self) -> "Datasets":
+        """Versions of the data: list, show, read, compare, go back, confirm the contract."""
+        return self._services.datasets
+
+    @property
+    def author(self) -> str:
+        """Who is working, for records."""
+        return actor()
 
     def append(self, table: str, rows: Any, *, known: str = "now", note: str = "") -> "Changed":
         """Add rows (Arrow, pandas, or a list of mappings) to a table, as a new version.
@@ -38,7 +47,7 @@ class VersionVerbs:
         return self._change(table, rows, "upsert", known, note)
 
     def delete(self, table: str, keys: Any, *, note: str = "") -> "Changed":
-        """Remove the rows with these keys from now on: earlier cutoffs still see them. NotFoundError lists absent ones."""
+        """Remove rows by key from now on: earlier cutoffs still see them. NotFoundError lists absent ones."""
         return self._change(table, keys, "delete", "now", note)
 
     def _change(self, table: str, rows: Any, mode: str, known: str, note: str) -> "Changed":
@@ -112,3 +121,17 @@ class VersionVerbs:
             return collect(
                 self.data, services.store, services.blobs, keep=keep, grace=microseconds, dry_run=dry_run
             )  # fmt: skip
+
+
+def conflicts_csv(conflicts: "Sequence[Conflict]") -> str:
+    """Conflicts as a CSV file to decide on: table, key, ours, theirs, and an empty column `take`."""
+    from holdfast.backend.datasets.merging import conflicts_csv
+
+    return conflicts_csv(conflicts)
+
+
+def decisions_from(text: str, file: str) -> dict[tuple[str, str], str]:
+    """What such a file decides, for `merge`. InputError names the line that is wrong."""
+    from holdfast.backend.datasets.merging import decisions_from
+
+    return decisions_from(text, file)

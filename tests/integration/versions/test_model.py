@@ -26,10 +26,11 @@ CHANGE = st.tuples(
     st.just("change"), st.sampled_from(["append", "upsert", "upsert", "delete"]), st.sampled_from(TABLES), KEYS,
     st.sampled_from(["a", "é", "", None]),
 )  # fmt: skip
+BRANCH = st.sampled_from(["main", "甲", "乙"])
 OTHER = st.one_of(
     st.tuples(st.just("branch"), st.sampled_from(["甲", "乙"])),
     st.tuples(st.just("checkout"), st.sampled_from(["main", "甲", "乙"])),
-    st.tuples(st.just("merge"), st.sampled_from(["main", "甲", "乙"]), st.sampled_from([None, "ours", "theirs", "newest"])),
+    st.tuples(st.just("merge"), BRANCH, st.sampled_from([None, "ours", "theirs", "newest"])),
     st.tuples(st.just("revert"), st.integers(0, 30)),
     st.tuples(st.just("compact")),
     st.tuples(st.just("collect")),
@@ -72,7 +73,7 @@ class Line:
         return found
 
 
-class Conflict(Exception):
+class ConflictFoundError(Exception):
     pass
 
 
@@ -91,7 +92,7 @@ def merged_keyed(name: str, sides: list[Line], table: str, rule: str | None) -> 
     drop = set()
     for key in {**base, **ours, **theirs}:
         a, o, t = (side.get(key, []) for side in (base, ours, theirs))
-        if t == a or t == o:
+        if t in (a, o):
             continue
         if o == a:
             if t[: len(a)] == a:
@@ -104,7 +105,7 @@ def merged_keyed(name: str, sides: list[Line], table: str, rule: str | None) -> 
             if rule == "newest" and o and t and o[-1][0] != t[-1][0]:
                 takes = t[-1][0] > o[-1][0]
             if takes is None:
-                raise Conflict
+                raise ConflictFoundError
             if takes and t:
                 fresh.append((key, max(t[-1][0], o[-1][0] if o else 0), t[-1][1]))
             elif takes:
@@ -224,7 +225,7 @@ class Run:
                     made.tables[table] = merged_rows(f"m{self.world.clock.now()}", sides, table)
                 else:
                     made.tables[table] = merged_keyed(f"m{self.world.clock.now()}", sides, table, rule)
-        except Conflict:
+        except ConflictFoundError:
             with pytest.raises(ConflictError, match="both sides"):
                 merge(self.datasets, name, rule=rule)
             assert self.datasets.get().id == mine

@@ -1,10 +1,10 @@
 """Rows changed directly, without a raw file: appended, replaced by key, deleted by key.
 
-A change is a *blind write*: one part of new states, whatever the table holds. Of what is stored only the index of keys is
-asked (how many of them are there?), so the cost is in proportion to the change.
+A change is a *blind write*: one part of new states, whatever the table holds. Of what is stored only the index of keys
+is asked (how many of them are there?), so the cost is in proportion to the change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,9 @@ def change(
 ) -> Changed:
     """Commit rows as a new version: `append` (new keys only), `upsert` (new and known keys) or `delete` (keys).
 
-    A row seen first is known from now, or with `known="rule"` as the table's `known:` rule says; a changed or deleted one
-    from now, never before the state it follows. ContractError when a value does not fit the schema, ConflictError when
-    an appended key is there, NotFoundError when a deleted one is not; then nothing has changed.
+    A row seen first is known from now, or with `known="rule"` as the table's `known:` rule says; a changed or deleted
+    one from now, never before the state it follows. ContractError when a value does not fit the schema, ConflictError
+    when an appended key is there, NotFoundError when a deleted one is not; then nothing has changed.
     """
     given = arrow_table(rows)
     with datasets.changing(f"{mode} {table}"):
@@ -141,9 +141,7 @@ class _Work:
         if self._mode != "delete":
             self._counts["added"] = len(rows) - self._counts["changed"]
         moment = SYSTEM_FIELDS[KNOWN_FROM]
-        states = rows.append_column(
-            SOURCE_FILE, pa.array([self._source], pa.string()).take(pa.array(np.zeros(len(rows), np.int8)))
-        )
+        states = rows.append_column(SOURCE_FILE, pa.repeat(pa.scalar(self._source, pa.string()), len(rows)))
         states = states.append_column(SOURCE_ROW, pa.array(np.arange(1, len(rows) + 1)))
         states = states.append_column(KNOWN_FROM, pa.array(known, pa.int64()).cast(moment))
         return states.append_column(REMOVED, pa.array(np.full(len(rows), self._mode == "delete"))), bool(seen.any())
@@ -223,13 +221,13 @@ class _Work:
         if self._mode != "delete":
             contract[table.name] = observed(table, contract[table.name], states)
         report = {"tables": {table.name: {**counts, "unchanged": 0, "duplicates": 0, "quarantined": 0,
-                                          "unknown_parents": self._told_unknown(states)}},
+                                          "unknown_parents": self._told_unknown()}},
                   "notes": [], "delivery": self._source}  # fmt: skip
         draft = Draft(base, base.period, self._schema, contract, rows, [part], note, author, report=report)
         version = self._datasets.commit(draft)
         return Changed(version, counts["added"], counts["changed"], counts["removed"], self._unknown)
 
-    def _told_unknown(self, states: pa.Table) -> dict[str, Any]:
+    def _told_unknown(self) -> dict[str, Any]:
         return {
             column: {"rows": count, "examples": [MASKED] if self._table.column(column).personal else []}
             for column, count in self._unknown.items()

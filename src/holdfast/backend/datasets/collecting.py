@@ -2,11 +2,13 @@
 
 A blob is referred to when a version that is there lists it, or when its hash stands in any row of any table of the
 metadata database: models, matrices, materialisations, checkpoints, jobs that are not done, and whatever comes later. A
-version is referred to likewise, by its id. The histories of pointers and the audit log tell of the past and hold nothing.
+version is referred to likewise, by its id. The histories of pointers and the audit log tell of the past and hold
+nothing.
 
 A writer may at any time use a blob again that nothing refers to *yet*. So nothing goes that was put within the last
-`grace`, or since the oldest work under way took its lease: putting renews a blob's time, and a blob is only deleted if its
-time is still the old one. Data versions are safe beyond that: they are written under the lease that collecting holds.
+`grace`, or since the oldest work under way took its lease: putting renews a blob's time, and a blob is only deleted if
+its time is still the old one. Data versions are safe beyond that: they are written under the lease that collecting
+holds.
 """
 
 import json
@@ -82,8 +84,8 @@ def collect(
 ) -> Collected:
     """Delete blobs that nothing refers to; with `keep`, first give up versions that nothing refers to.
 
-    `keep` is how many of the newest versions of each branch stay in any case; without it every version stays. `grace` is
-    in microseconds. What a crash leaves undone, the next run does.
+    `keep` is how many of the newest versions of each branch stay in any case; without it every version stays. `grace`
+    is in microseconds. What a crash leaves undone, the next run does.
     """
     if keep is not None and keep < 1:
         raise InputError("at least the newest version of each branch is kept", hint="Give --keep 1 or more.")
@@ -242,7 +244,7 @@ def _texts(connection: sa.Connection, table: sa.Table, everything: sa.MetaData) 
     columns = [sa.cast(c, sa.Text) for c in table.columns if isinstance(c.type, sa.String | sa.JSON)]
     if not columns:
         return
-    query: sa.Select[Any] = sa.select(*columns)
+    query: Any = sa.select(*columns)
     if table.name == "jobs":
         query = query.where(table.c.ended_at.is_(None))
     elif table.name == "job_steps":

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from holdfast.backend.datasets.parts import PartStore
+from holdfast.backend.datasets.parts import PERIOD_END, REMOVED, PartStore
 from holdfast.backend.datasets.tables import Part
 from holdfast.core.drift.shift import Shift, column_shift
-from holdfast.core.prepare import row_ids
+from holdfast.core.prepare import current_states, row_ids
 from holdfast.core.prepare.states import number_equal
 from holdfast.core.schema import SYSTEM_FIELDS, DType, Schema, Table
 
@@ -23,9 +23,9 @@ _EXAMPLES = 10
 class TableComparison:
     """Current rows of one table in both versions, matched by key (without a key: by content and number).
 
-    Examples are keys (or rows) as mappings; a changed one also has `was` and `is`, with the columns that differ. `shift`
-    is the population stability index of each column of truth values, numbers and categories but the key, the largest
-    first (`core.drift.shift` says formula and bins); it is empty where no row differs.
+    Examples are keys (or rows) as mappings; a changed one also has `was` and `is`, with the columns that differ.
+    `shift` is the population stability index of each column of truth values, numbers and categories but the key, the
+    largest first (`core.drift.shift` says formula and bins); it is empty where no row differs.
     """
 
     added: int
@@ -73,15 +73,18 @@ def touched_rows(parts: PartStore, table: Table, one: Sequence[Part], other: Seq
     Of what both begin with only rows are read whose keys either has states of after it.
     """
     shared = _shared(one, other)
-    ends = [parts.raw_states(table, side[shared:], only_keys=bool(table.key)) for side in (one, other)]
+    ends = [parts.raw_states(table, side[shared:]) for side in (one, other)]
     if not table.key:
         return Difference(ends[0], ends[1], rows - len(ends[0]))
     keys = pa.concat_tables([end.select(table.key) for end in ends])
     keys = keys.take(pa.array(np.unique(row_ids([keys], table.key)[0], return_index=True)[1]))
+    before = parts.last(table, one[:shared], keys=keys)
+    start = before.rows.append_column(REMOVED, pa.array(before.removed))
     found = []
-    for side in (one, other):
-        last = parts.last(table, side, keys=keys)
-        found.append(last.rows.filter(pa.array(~last.removed)))
+    for end in ends:
+        states = pa.concat_tables([start, end.select(start.column_names)])
+        last = current_states(row_ids([states], table.key)[0]) & ~states[REMOVED].to_numpy()
+        found.append(states.filter(pa.array(last)))
     return Difference(found[0], found[1], rows - len(found[0]))
 
 
@@ -163,9 +166,9 @@ def _aligned(old: pa.Table | None, new: pa.Table | None) -> tuple[pa.Table, pa.T
     """User columns of both in one schema: a column that one lacks is null; types that differ meet in text."""
     fields: dict[str, pa.DataType] = {}
     for rows in (old, new):
-        for field in rows.schema if rows is not None else ():
-            if field.name not in SYSTEM_FIELDS:
-                fields[field.name] = field.type if fields.get(field.name, field.type) == field.type else pa.string()
+        for one in rows.schema if rows is not None else ():
+            if one.name not in (*SYSTEM_FIELDS, REMOVED, PERIOD_END):
+                fields[one.name] = one.type if fields.get(one.name, one.type) == one.type else pa.string()
     schema = pa.schema(list(fields.items()))
 
     def fit(rows: pa.Table | None) -> pa.Table:

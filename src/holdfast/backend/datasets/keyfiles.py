@@ -62,7 +62,7 @@ class KeyFiles:
         words = [np.ascontiguousarray(word) for keys in (index.alive, index.gone) for word in keys.words]
         check = 0
         for word in words:
-            check = zlib.crc32(word, check)
+            check = zlib.crc32(word.data, check)
         head = _HEAD.pack(_MAGIC, check, len(index.alive.words), len(index.alive), len(index.gone))
         scratch = self._folder / f".{name}.{os.getpid()}-{threading.get_ident()}.new"
         # Only a help: where it cannot be written, it is made again when it is needed.
@@ -71,7 +71,7 @@ class KeyFiles:
             with scratch.open("wb") as file:
                 file.write(head)
                 for word in words:
-                    file.write(word)
+                    file.write(word.data)
             scratch.replace(self._folder / name)
 
 
@@ -89,9 +89,9 @@ def _load(path: Path) -> KeyIndex | None:
         data = np.memmap(path, np.uint64, "r", _HEAD.size) if alive + gone else np.zeros(0, np.uint64)
     except (OSError, struct.error):
         return None
-    if zlib.crc32(data) != check:
-        return None
     plain = np.asarray(data)
+    if zlib.crc32(plain.data) != check:
+        return None
     ends = np.cumsum([alive] * width + [gone] * width)
     words = np.split(plain, ends[:-1])
     return KeyIndex(Keys(tuple(words[:width])), Keys(tuple(words[width:])))

@@ -1,4 +1,4 @@
-"""Merging a branch into the current one: three-way, by key, all tables together; conflicts are listed, never guessed."""
+"""Merging a branch into the current one: three-way, by key; conflicts are listed, never guessed."""
 
 import csv
 import io
@@ -120,9 +120,9 @@ def merge(
 ) -> MergeResult:
     """Merge a branch, tag or version into the current version, as a new version with both as parents.
 
-    A row that both sides changed differently is a conflict: `decisions` ((table, key as JSON) → ours or theirs) say which
-    side counts, else `rule` (ours, theirs, or newest: the state that was known later). ConflictError lists what is left
-    undecided, by key, and nothing has changed. A state that was decided on is known from the later of both.
+    A row that both sides changed differently is a conflict: `decisions` ((table, key as JSON) → ours or theirs) say
+    which side counts, else `rule` (ours, theirs, or newest: the state that was known later). ConflictError lists what
+    is left undecided, by key, and nothing has changed. A state that was decided on is known from the later of both.
     """
     if rule is not None and rule not in RULES:
         raise InputError(f"{rule!r} is no rule for conflicts", hint=f"It is one of: {', '.join(RULES)}")
@@ -163,7 +163,7 @@ def conflicts_csv(conflicts: Sequence[Conflict]) -> str:
 
 
 def decisions_from(text: str, file: str) -> dict[tuple[str, str], str]:
-    """What a file written by `conflicts_csv` decides: its column `take` says ours or theirs. InputError names the line."""
+    """What a file of `conflicts_csv` decides: `take` says ours or theirs. InputError names the line."""
     found = {}
     for line, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
         where = {"file": file, "line": line}
@@ -266,7 +266,7 @@ class _Work:
             periods = {
                 file.path: file.period for one in (self.base, self.ours, self.theirs) for file in self._files(one)
             }
-            sides = tuple(side.append_column("__period", _periods(side[SOURCE_FILE], periods)) for side in sides)  # type: ignore[assignment]
+            sides = tuple(side.append_column("__period", _periods(side[SOURCE_FILE], periods)) for side in sides)
             columns.append("__period")
         return merge_unkeyed(sides, columns)
 
@@ -353,8 +353,8 @@ class _Work:
             ours, max(ours.period, self.theirs.period, key=lambda one: Period.parse(one, schema.schema.timezone).end),
             schema.schema, schema.contract, rows, listed,
             note or f"merge {self.theirs.version} into {ours.version}", author,
-            report={"tables": report, "notes": [f"common ancestor {self.base.version}"], "delivery": f"merge {self.theirs.version}",
-                    "resolved": resolved},
+            report={"tables": report, "notes": [f"common ancestor {self.base.version}"],
+                    "delivery": f"merge {self.theirs.version}", "resolved": resolved},
             manifest=WHOLE if whole else ADDS,
             taken=held if whole else [file for file in held if file.id not in mine],
             parents=(self.theirs.id,),

@@ -32,6 +32,7 @@ PERIOD_END = "__period_end"
 """In compacted parts only: the end of the period that delivered each state (int64)."""
 
 _CACHE_BYTES = 128 << 20
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ class PartStore:
     def write_plain(self, rows: pa.Table) -> tuple[str, int]:
         """Store any rows as Parquet; returns address and bytes."""
         sink = io.BytesIO()
-        pq.write_table(rows, sink, compression="zstd", store_schema=True)
+        repeating = [name for name in rows.column_names if _repeats(rows[name])]
+        pq.write_table(rows, sink, compression="zstd", store_schema=True, use_dictionary=repeating)
         data = sink.getvalue()
         digest = self._blobs.put(data)
         self._checked.add(digest)
@@ -140,17 +142,15 @@ class PartStore:
 
     def states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
         """Every state of the rows of `table` with the system columns, in order of delivery."""
-        states = self.raw_states(table, parts)
-        never = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
-        removed = states[REMOVED].combine_chunks()
+        pieces = [self.raw_states(table, [part]) for part in parts]
+        states = pa.concat_tables([self.raw_states(table, []), *pieces])
+        until = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
         if any(part.supersedes for part in parts):
-            ids = row_ids([states], table.key)[0]
-            known = states[KNOWN_FROM].cast(pa.int64()).to_numpy()
-            until = superseded_at(ids, known, NEVER)
-            never = pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
+            until = _until(table, parts, pieces, states[KNOWN_FROM])
+        removed = states[REMOVED].combine_chunks()
         states = states.drop_columns([REMOVED, PERIOD_END])
-        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, never)
-        return states.filter(pc.invert(removed))
+        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, until)
+        return states.filter(pc.invert(removed)) if removed.true_count else states
 
     def last(
         self,
@@ -253,6 +253,34 @@ class PartStore:
                 columns.append(rows[PERIOD_END] if PERIOD_END in rows.column_names else pa.chunked_array([each]))
             pieces.append(pa.table(columns, schema=whole))
         return pa.concat_tables([whole.empty_table(), *pieces])
+
+
+def _until(table: Table, parts: Sequence[Part], pieces: Sequence[pa.Table], known: pa.ChunkedArray) -> pa.Array:
+    """KNOWN_TO of all states: null but for rows that have several, of which one at least is in a superseding part."""
+    keys = [piece.select(table.key) for piece in pieces]
+    again = pa.concat_tables([one for one, part in zip(keys, parts, strict=True) if part.supersedes])
+    if len(again) * 4 < len(known):
+        wanted = keys_of(again, table.key)
+        marks = [
+            np.ones(len(one), bool) if part.supersedes else _among(one, table, wanted)
+            for one, part in zip(keys, parts, strict=True)
+        ]
+        places = np.flatnonzero(np.concatenate(marks))
+    else:
+        places = np.arange(len(known))
+    rows = pa.concat_tables(keys).take(pa.array(places)) if len(places) < len(known) else pa.concat_tables(keys)
+    moments = known.cast(pa.int64()).to_numpy()[places]
+    until = np.full(len(known), NEVER, np.int64)
+    until[places] = superseded_at(row_ids([rows], table.key)[0], moments, NEVER)
+    return pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether values repeat, by evenly spaced ones: a dictionary of others costs as much again as writing them."""
+    if len(column) <= _SAMPLE:
+        return True
+    sample = column.take(pa.array(np.linspace(0, len(column) - 1, _SAMPLE).astype(np.int64)))
+    return bool(pc.count_distinct(sample, mode="all").as_py() <= _SAMPLE // 2)
 
 
 def _typed_keys(table: Table, keys: pa.Table) -> pa.Table:

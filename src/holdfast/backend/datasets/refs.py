@@ -1,7 +1,7 @@
 """Names for versions: branches, which move with each change made on them, and tags, which stay.
 
-`dataset` points at the current version, the tip of the current branch; `branch:<name>` at the tip of each other one, and
-`dataset.branch` holds the name of the current branch (`main` until another one is checked out).
+`dataset` points at the current version, the tip of the current branch; `branch:<name>` at the tip of each other one,
+and `dataset.branch` holds the name of the current branch (`main` until another one is checked out).
 """
 
 import re
@@ -75,7 +75,7 @@ class Refs:
         return self._make(_BRANCH, name, version, "branch")
 
     def tag(self, name: str, version: str | None = None) -> str:
-        """Name a version (by default the current one) for good; returns its id. ConflictError when the name is taken."""
+        """Name a version (by default the current one) for good; returns its id. ConflictError as of `branch`."""
         return self._make(_TAG, name, version, "tag")
 
     def drop(self, name: str) -> None:

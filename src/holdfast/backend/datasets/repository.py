@@ -49,8 +49,8 @@ class Draft:
     """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table.
 
     `period` is the newest one delivered; `report` names the delivery that made the version. `manifest` says whether
-    `parts` come after those of the base, or are all there are (`tables.ADDS`, WHOLE, COMPACT). `taken` are files of other
-    versions that this one holds; `parents` are further versions it came from.
+    `parts` come after those of the base, or are all there are (`tables.ADDS`, WHOLE, COMPACT). `taken` are files of
+    other versions that this one holds; `parents` are further versions it came from.
     """
 
     base: DatasetVersion | None
@@ -154,7 +154,7 @@ class Datasets:
                 states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
             return states[name]
 
-        return {name: of(name).filter(pc.is_null(of(name)[KNOWN_TO])) if current_only else of(name) for name in names}
+        return {name: _current(of(name)) if current_only else of(name) for name in names}
 
     def files(self, version: str | None = None) -> Files:
         """The raw files that make up a version, in the order of delivery."""
@@ -179,7 +179,8 @@ class Datasets:
     def compare(self, before: str, after: str, *, shift: bool = True) -> Comparison:
         """What changed between two versions: schema, rows added, removed and changed by key, and distributions.
 
-        Parts that both share are skipped; the `shift` of distributions reads all rows of `before` in tables that differ.
+        Parts that both share are skipped; the `shift` of distributions reads all rows of `before` in tables that
+        differ.
         """
         one, other = self.get(before), self.get(after)
         schemas = Schema.from_dict(one.schema), Schema.from_dict(other.schema)
@@ -306,7 +307,7 @@ class Datasets:
     def last_states(
         self, version: str | None, table: Table, like: Ranges | None = None, keys: pa.Table | None = None
     ) -> Stored:
-        """Last states of a table's rows: those that may be among rows with ranges `like`, or with these `keys`; or all."""
+        """Last states of a table's rows: of those within the ranges `like`, of those with `keys`, or of all."""
         return self.parts.last(table, self.manifest(version, table.name), like, keys)
 
     def manifest(self, version: str | None, table: str) -> Manifest:
@@ -355,7 +356,7 @@ class Datasets:
         return record
 
     def _check_there(self, draft: Draft) -> None:
-        """Refuse to refer to a part that is gone; asked within the transaction, outside of which nothing is collected."""
+        """Refuse to refer to a part that is gone; nothing is collected outside a transaction."""
         for part in draft.parts if draft.manifest != COMPACT else ():
             if not self._blobs.has(part.digest):
                 raise ConflictError(
@@ -375,7 +376,7 @@ class Datasets:
         return record
 
     def refresh_face(self, *, at_most: int | None = None) -> bool:
-        """Bring `data/processed/` up to the current version, if it is not and has at most so many rows; whether it is."""
+        """Bring `data/processed/` up to the current version, if it has at most so many rows; whether it is now."""
         current = self.current()
         if current is None or face_is(self._layout.processed, current.id):
             return True
@@ -434,6 +435,12 @@ class Datasets:
                 hint=nearest(version, [*known, *tips(connection)]),
             )
         return row
+
+
+def _current(states: pa.Table) -> pa.Table:
+    """The states that nothing replaced."""
+    until = states[KNOWN_TO]
+    return states if until.null_count == len(states) else states.filter(pc.is_null(until))
 
 
 def _typed(table: Table) -> Iterator[tuple[str, Any]]:

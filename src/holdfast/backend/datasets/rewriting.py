@@ -38,9 +38,9 @@ class Compacted:
 def revert(datasets: Datasets, version: str, *, note: str = "", author: str = "") -> DatasetVersion:
     """Take one import, change or merge out of the current version's history: a new version as if it never was.
 
-    What it added, changed and removed is as it was before it; its files count as never delivered. ConflictError lists the
-    keys that later versions changed again: they cannot be as if it never was without taking those back, too. Rows that
-    later deliveries brought again unchanged added nothing then, and go with it.
+    What it added, changed and removed is as it was before it; its files count as never delivered. ConflictError lists
+    the keys that later versions changed again: they cannot be as if it never was without taking those back, too. Rows
+    that later deliveries brought again unchanged added nothing then, and go with it.
     """
     with datasets.changing(f"revert {version}"):
         base, wanted = datasets.get(), datasets.get(version)
@@ -55,7 +55,7 @@ def revert(datasets: Datasets, version: str, *, note: str = "", author: str = ""
             of_table = [part for part in listed if part.table == name]
             after = [part for part in of_table if part.digest not in gone]
             table = schema.table(name)
-            _check_later(datasets, base, wanted, table, of_table, gone)
+            _check_later(datasets, (base, wanted), table, of_table, gone)
             counts = _counts(datasets, table, of_table, after, [part for part in of_table if part.digest in gone])
             rows[name] += counts["added"] - counts["removed"]
             report[name] = counts
@@ -67,7 +67,8 @@ def revert(datasets: Datasets, version: str, *, note: str = "", author: str = ""
         draft = Draft(
             base, max(periods, key=lambda one: one.end).name if periods else base.period, schema,
             datasets.contract(base.id), rows, kept, note or f"without {wanted.version}", author,
-            report={"tables": report, "notes": [f"{wanted.version} ({wanted.note}) taken out"], "delivery": f"revert {wanted.version}"},
+            report={"tables": report, "notes": [f"{wanted.version} ({wanted.note}) taken out"],
+                    "delivery": f"revert {wanted.version}"},
             manifest=WHOLE, taken=files,
         )  # fmt: skip
         made = datasets.commit(draft)
@@ -105,9 +106,14 @@ def _check(datasets: Datasets, base: DatasetVersion, wanted: DatasetVersion, gon
 
 
 def _check_later(
-    datasets: Datasets, base: DatasetVersion, wanted: DatasetVersion, table: Table, parts: list[Part], gone: set[str]
+    datasets: Datasets,
+    versions: tuple[DatasetVersion, DatasetVersion],
+    table: Table,
+    parts: list[Part],
+    gone: set[str],
 ) -> None:
-    """ConflictError when parts after those to take out hold states of the same rows."""
+    """ConflictError when parts after those to take out (of the second of `versions`) hold states of the same rows."""
+    base, wanted = versions
     first = min(place for place, part in enumerate(parts) if part.digest in gone)
     taken = datasets.parts.raw_states(table, [part for part in parts if part.digest in gone])
     later = [part for part in parts[first:] if part.digest not in gone]
@@ -127,7 +133,8 @@ def _check_later(
         shown = [MASKED if personal else str(row) for row in again.select(table.names).slice(0, _LISTED).to_pylist()]
     if again.num_rows:
         raise ConflictError(
-            f"{again.num_rows:,} rows of {table.name!r} that {wanted.version} brought or changed were changed again later",
+            f"{again.num_rows:,} rows of {table.name!r} that {wanted.version} brought or changed"
+            " were changed again later",
             where={"version": wanted.version, "table": table.name, "keys": shown},
             hint="Take the later versions out first, or correct the rows with a new delivery. Nothing was changed.",
         )

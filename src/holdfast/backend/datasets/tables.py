@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
-__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain", "datasets", "every_part", "files_of",
+__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain",
+"datasets", "every_part", "files_of",
            "parts_by_step", "parts_of", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"

@@ -3,8 +3,8 @@
 PSI = Σ (p_i − q_i) · ln(p_i / q_i) over bins i, with p_i the share of the rows looked at and q_i that of the reference
 (Siddiqi, *Credit Risk Scorecards*, 2006; it is the symmetric Kullback-Leibler divergence of Jeffreys 1946). Numbers are
 binned at the reference's quantiles (deciles; equal edges fall together), categories are their own bins, and null (with
-NaN) is a bin. A share of 0 counts as half a row, so that the sum is finite. Between two samples of one distribution PSI is
-about (B − 1)(1/n + 1/m) for B bins (Yurdakul and Naranjo, 2020): the `noise` that a shift must exceed.
+NaN) is a bin. A share of 0 counts as half a row, so that the sum is finite. Between two samples of one distribution PSI
+is about (B − 1)(1/n + 1/m) for B bins (Yurdakul and Naranjo, 2020): the `noise` that a shift must exceed.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,8 @@ def _binned(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> 
     # Few edges: comparing with each is several times as fast as a binary search for each value.
     above = np.array([np.count_nonzero(values > edge) for edge in edges], np.int64)
     total = np.r_[len(values) - missing, above, 0]
-    return np.r_[total[:-1] - total[1:], missing]
+    counts: npt.NDArray[np.int64] = np.r_[total[:-1] - total[1:], missing]
+    return counts
 
 
 def _categories(columns: Sequence[pa.ChunkedArray]) -> list[npt.NDArray[np.int64]]:

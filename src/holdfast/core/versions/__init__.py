@@ -1,1 +1,1 @@
-"""Pure algorithms of data versions: keys as numbers, changes given directly, and three-way merges of rows and schemas."""
+"""Pure algorithms of data versions: keys as numbers, rows given directly, three-way merges."""

@@ -78,7 +78,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class KeyIndex:
-    """The distinct keys of a part, sorted: those whose last state in it is there, and those whose last one is removed."""
+    """The distinct keys of a part, sorted: those whose last state in it is there, and those that it removed."""
 
     alive: Keys
     gone: Keys
@@ -122,7 +122,7 @@ def keys_of(rows: pa.Table, key: Sequence[str]) -> Keys:
 
 
 def _is_whole(kind: pa.DataType) -> bool:
-    return pa.types.is_int64(kind) or pa.types.is_timestamp(kind)
+    return bool(pa.types.is_int64(kind) or pa.types.is_timestamp(kind))
 
 
 def _whole(column: pa.Array) -> npt.NDArray[np.int64]:
@@ -175,7 +175,7 @@ def _chunk(column: pa.Array, seed: int) -> Words:
 
 @lru_cache(maxsize=64)
 def _random(size: int, seed: int) -> Words:
-    """The first `size` of one endless row of random numbers: longer strings do not change the numbers of shorter ones."""
+    """The first `size` of one endless row of random numbers: the numbers of a place never change."""
     numbers = np.arange(1, size + 1, dtype=np.uint64) * _NULL + np.uint64(seed)
     return _mixed(_mixed(numbers)) | np.uint64(1)
 

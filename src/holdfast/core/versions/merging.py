@@ -1,8 +1,8 @@
 """Three-way merge of the states of rows: what a branch did since the common ancestor, applied to another.
 
-All three sides are states in order of delivery that come after the same earlier ones (which need not be looked at): those
-of the ancestor, of ours and of theirs. A key is *changed* on a side whose states of it are not the ancestor's. What only
-one side changed is taken from it; what both changed to the same is kept; the rest is a conflict.
+All three sides are states in order of delivery that come after the same earlier ones (which need not be looked at):
+those of the ancestor, of ours and of theirs. A key is *changed* on a side whose states of it are not the ancestor's.
+What only one side changed is taken from it; what both changed to the same is kept; the rest is a conflict.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ from holdfast.core.prepare.contract import check, observe
 from holdfast.core.prepare.convert import unify
 from holdfast.core.prepare.delivery import MASKED
 from holdfast.core.schema import Column, DType, Table
+from holdfast.core.versions.keys import keys_of
 from holdfast.errors import ContractError, InputError, nearest
 
 __all__ = ["key_text", "observed", "required_of", "typed_keys", "typed_rows"]
@@ -23,9 +24,9 @@ Mask = npt.NDArray[np.bool_]
 def typed_rows(table: Table, given: pa.Table, contract: TableContract, timezone: str) -> pa.Table:
     """`given` with exactly the columns and types of `table`, in its order.
 
-    ContractError names table, column and row (1-based) of the first value that has another type, is missing where it may
-    not be, breaks a rule that binds, or repeats a key. Whole numbers may be given for fractions, dates and naive times
-    (read in `timezone`) for times.
+    ContractError names table, column and row (1-based) of the first value that has another type, is missing where it
+    may not be, breaks a rule that binds, or repeats a key. Whole numbers may be given for fractions, dates and naive
+    times (read in `timezone`) for times.
     """
     _same_columns(table, table.names, given)
     columns = {column.name: _typed(table, column, unify([given[column.name]]), timezone) for column in table.columns}
@@ -174,9 +175,10 @@ def _refuse(table: Table, name: str, values: pa.Array, mask: Mask, reason: str) 
 def _distinct(table: Table, rows: pa.Table) -> None:
     if not table.key or not rows.num_rows:
         return
-    ids = row_ids([rows], table.key)[0]
-    if int(ids.max()) + 1 == len(ids):
+    keys = keys_of(rows, table.key)
+    if not keys.take(keys.order()).same_as_next().any():
         return
+    ids = row_ids([rows], table.key)[0]
     # Ids are dense in order of first appearance: the first that does not count on repeats an earlier one.
     second = int(np.argmax(ids != np.arange(len(ids))))
     first = int(np.argmax(ids == ids[second]))

@@ -64,7 +64,7 @@ class _Work:
 
     def pick(self, what: str, base: T | None, ours: T, theirs: T) -> T:
         """The side that changed; where both did, the preferred one, else a conflict."""
-        if ours == theirs or theirs == base:
+        if theirs in (ours, base):
             return ours
         if ours == base:
             return theirs
