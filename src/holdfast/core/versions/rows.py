@@ -25,11 +25,11 @@ def typed_rows(table: Table, given: pa.Table, contract: TableContract, timezone:
     """`given` with exactly the columns and types of `table`, in its order.
 
     ContractError names table, column and row (1-based) of the first value that has another type, is missing where it
-    may not be, breaks a rule that binds, or repeats a key. Whole numbers may be given for fractions, dates and naive
-    times (read in `timezone`) for times.
+    may not be, or breaks a rule that binds; InputError names a key that repeats. Whole numbers may be given for
+    fractions, dates and naive times (read in `timezone`) for times; NaN is null.
     """
     _same_columns(table, table.names, given)
-    columns = {column.name: _typed(table, column, unify([given[column.name]]), timezone) for column in table.columns}
+    columns = {column.name: _typed(table, column, _array(given[column.name]), timezone) for column in table.columns}
     for name in required_of(table, contract.known):
         _refuse(table, name, columns[name], pc.is_null(columns[name]).to_numpy(zero_copy_only=False), "is missing")
     for column in table.columns:
@@ -45,7 +45,7 @@ def typed_rows(table: Table, given: pa.Table, contract: TableContract, timezone:
 def typed_keys(table: Table, given: pa.Table, timezone: str) -> pa.Table:
     """The key columns of `given`, typed; other columns are an error, as in `typed_rows`."""
     _same_columns(table, table.key, given)
-    columns = {name: _typed(table, table.column(name), unify([given[name]]), timezone) for name in table.key}
+    columns = {name: _typed(table, table.column(name), _array(given[name]), timezone) for name in table.key}
     for name in table.key:
         _refuse(table, name, columns[name], pc.is_null(columns[name]).to_numpy(zero_copy_only=False), "is missing")
     rows = pa.table(columns)
@@ -94,6 +94,16 @@ def _same_columns(table: Table, wanted: Sequence[str], given: pa.Table) -> None:
                 where={"table": table.name, "column": name},
                 hint=f"Give all of: {', '.join(wanted)}. A column without any value may be null, but must be there.",
             )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = pa.concat_arrays(whole.chunks)
+    if pa.types.is_floating(whole.type):
+        # NaN is how pandas says that there is no value; an import reads it so, too.
+        return pc.if_else(pc.is_nan(whole), pa.scalar(None, whole.type), whole)
+    return whole
 
 
 def _typed(table: Table, column: Column, values: pa.Array, timezone: str) -> pa.Array:
