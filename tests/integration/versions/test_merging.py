@@ -65,6 +65,18 @@ def test_columns_added_and_types_widened_on_both_sides_meet(world: World) -> Non
     assert len(made.version.parents) == 2
 
 
+def test_personal_values_are_masked_in_files_of_conflicts(world: World) -> None:
+    table = world.datasets.schema().table("户")
+    evolve(world, replace(table, columns=(table.columns[0], replace(table.columns[1], personal=True))))
+    parted(world)
+    on(world, "试", {1: "geheim"})
+    on(world, "main", {1: "auch geheim"})
+    found = list_conflicts(world.datasets, "试")
+    assert found[0].ours == {"号": 1, "值": "auch geheim"}
+    assert "geheim" not in conflicts_csv(found)
+    assert conflicts_csv(found).count("***") == 2
+
+
 def test_a_schema_that_both_changed_is_a_conflict(world: World) -> None:
     world.datasets.refs.branch("试")
     table = world.datasets.schema().table("户")

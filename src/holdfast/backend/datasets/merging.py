@@ -16,6 +16,7 @@ from holdfast.backend.datasets.repository import FACE_ROWS, Datasets, Draft
 from holdfast.backend.datasets.tables import ADDS, WHOLE, Part
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.core.prepare import row_ids
+from holdfast.core.prepare.delivery import MASKED
 from holdfast.core.schema import KNOWN_FROM, SOURCE_FILE, SYSTEM_FIELDS, Schema, Table
 from holdfast.core.timeline import Period
 from holdfast.core.versions.merging import RowMerge, merge_keyed, merge_unkeyed
@@ -41,12 +42,16 @@ _OPEN, _OURS, _THEIRS = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A row that both sides changed differently: its key, and its columns on each side (None: it is gone there)."""
+    """A row that both sides changed differently: its key, and its columns on each side (None: it is gone there).
+
+    `personal` names columns whose values are not for reports.
+    """
 
     table: str
     key: dict[str, Any]
     ours: dict[str, Any] | None
     theirs: dict[str, Any] | None
+    personal: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -87,7 +92,9 @@ class _TableMerge:
     def conflict(self, place: int) -> Conflict:
         """One conflict, with the values of both sides."""
         here, there = int(self.rows.conflicts.ours[place]), int(self.rows.conflicts.theirs[place])
-        return Conflict(self.table.name, self.key(place), self._state(self.ours, here), self._state(self.theirs, there))
+        sides = self._state(self.ours, here), self._state(self.theirs, there)
+        personal = tuple(column.name for column in self.table.columns if column.personal)
+        return Conflict(self.table.name, self.key(place), *sides, personal)
 
     def _row(self, place: int, columns: Sequence[str]) -> dict[str, Any] | None:
         here, there = int(self.rows.conflicts.ours[place]), int(self.rows.conflicts.theirs[place])
@@ -149,17 +156,23 @@ def _conflicts(merged: _TableMerge) -> Iterator[Conflict]:
 
 
 def conflicts_csv(conflicts: Sequence[Conflict]) -> str:
-    """Conflicts as a CSV file to decide on: table, key, ours, theirs, and an empty column `take`."""
+    """Conflicts as a CSV file to decide on: table, key, ours, theirs, and an empty column `take`.
+
+    Personal columns are masked, but in the key, which names the row.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "key", "ours", "theirs", "take"])
     for one in conflicts:
-        sides = [
-            json.dumps(side, ensure_ascii=False, default=_plain) if side else "removed"
-            for side in (one.ours, one.theirs)
-        ]
-        writer.writerow([one.table, one.name, *sides, ""])
+        writer.writerow([one.table, one.name, *(_side(one, side) for side in (one.ours, one.theirs)), ""])
     return text.getvalue()
+
+
+def _side(conflict: Conflict, row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "removed"
+    shown = {name: MASKED if name in conflict.personal else value for name, value in row.items()}
+    return json.dumps(shown, ensure_ascii=False, default=_plain)
 
 
 def decisions_from(text: str, file: str) -> dict[tuple[str, str], str]:
