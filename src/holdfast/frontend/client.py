@@ -19,6 +19,7 @@ from holdfast.backend.project_file import parse
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.versions import VersionVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,7 @@ _LOGGED_AS = {
 """The part of the system that a kind of job shows as in the log."""
 
 
-class Project(FeatureVerbs):
+class Project(FeatureVerbs, VersionVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:

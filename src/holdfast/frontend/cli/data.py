@@ -165,18 +165,28 @@ def compare(
             ("table", "added", "removed", "changed", "same"),
             [(name, t.added, t.removed, t.changed, t.same) for name, t in found.tables.items()],
         )
+        moved = [
+            (f"{name}.{column}", round(shift.psi, 4), round(shift.noise, 4), "shifted" if shift.shifted else "")
+            for name, t in found.tables.items()
+            for column, shift in t.shift.items()
+            if shift.psi > shift.noise
+        ]
+        if moved:
+            session.table(("column", "PSI", "by chance", ""), moved)
 
     session.show(found, human)
 
 
 def checkout(
     session: Session,
-    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, a tag, or the name of a branch.")],
     note: Annotated[str, _NOTE] = "checkout",
 ) -> None:
-    """Make a version current. Nothing is lost: the next import goes on from it."""
+    """Go to a branch, or make another version current on this one. Nothing is lost: the next import goes on from it."""
     found = session.project.data.checkout(version, note)
-    session.show(found, lambda: session.say(f"{found.version} is current"))
+    here = session.project.data.refs.current
+    told = f"{found.version} is current" + ("" if here == "main" else f" on branch {here}")
+    session.show(found, lambda: session.say(told))
 
 
 def quarantine(
