@@ -60,10 +60,15 @@ class Services:
 
     @cached_property
     def blobs(self) -> "Blobs":
-        """Content-addressed files of the project."""
+        """Content-addressed files of the project, where `storage.blobs` says."""
         from holdfast.backend.adapters.localfs import LocalBlobs
+        from holdfast.backend.adapters.places3 import S3Place
+        from holdfast.backend.adapters.s3blobs import S3Blobs
 
-        return LocalBlobs(self.layout.private / "blobs")
+        url = self.settings.storage.blobs
+        if url == "local":
+            return LocalBlobs(self.layout.private / "blobs")
+        return S3Blobs(S3Place(url), self.layout.private / "cache")
 
     @cached_property
     def store(self) -> "Store":

@@ -1,0 +1,82 @@
+"""Blobs in a bucket, with a local cache: `blobs/ab/cdef...` by SHA-256.
+
+Everything is written to the cache first, so that its hash is known and it can be read at once, and then uploaded; the
+blob is there when it is in the bucket. What is read is downloaded once, and its hash checked. The cache may be deleted
+at any time while no command runs.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdfast.backend.adapters.localfs import LocalBlobs
+from holdfast.backend.ports import Place
+from holdfast.backend.store.files import sha256_of_file
+from holdfast.errors import IntegrityError, NotFoundError
+
+__all__ = ["S3Blobs"]
+
+_FOLDER = "blobs"
+
+
+class S3Blobs:
+    """`Blobs` in a place that many computers share; `cache` is a folder of this one."""
+
+    def __init__(self, place: Place, cache: Path) -> None:
+        self._place = place
+        self._scratch = cache
+        self._cache = LocalBlobs(cache)
+
+    def put(self, data: bytes) -> str:
+        """Store bytes; returns their address."""
+        return self._uploaded(self._cache.put(data))
+
+    def put_file(self, path: Path) -> str:
+        """Store a copy of a file; returns its address."""
+        return self._uploaded(self._cache.put_file(path))
+
+    def path(self, digest: str) -> Path:
+        """The read-only file of the content in the cache."""
+        if not self._cache.has(digest):
+            self._download(digest)
+        return self._cache.path(digest)
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is in the bucket."""
+        return self._place.has(self._name(digest))
+
+    def delete(self, digest: str) -> None:
+        """Remove the blob, from the cache as well."""
+        self._place.delete(self._name(digest))
+        self._cache.delete(digest)
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._place.names(_FOLDER):
+            yield name.removeprefix(f"{_FOLDER}/").replace("/", "")
+
+    def _name(self, digest: str) -> str:
+        self._cache.has(digest)  # refuses what is no address
+        return f"{_FOLDER}/{digest[:2]}/{digest[2:]}"
+
+    def _uploaded(self, digest: str) -> str:
+        if not self.has(digest):
+            self._place.put(self._name(digest), self._cache.path(digest))
+        return digest
+
+    def _download(self, digest: str) -> None:
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="download-") as folder:
+            file = Path(folder) / "blob"
+            try:
+                self._place.fetch(self._name(digest), file)
+            except NotFoundError as error:
+                raise NotFoundError(
+                    "there is no such blob", where={"blob": digest, "place": self._place.url},
+                    hint="Restore it from a backup.",
+                ) from error  # fmt: skip
+            found = sha256_of_file(file)
+            if found != digest:
+                raise IntegrityError(
+                    "a stored blob is not what was written", where={"blob": digest, "place": self._place.url},
+                    hint="Restore it from a backup: holdfast backup list",
+                )  # fmt: skip
+            self._cache.put_file(file)
