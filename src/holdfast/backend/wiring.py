@@ -13,6 +13,7 @@ from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
 from holdfast.backend.project_file import load
 from holdfast.backend.settings import Settings
+from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from holdfast.backend.features import Features
     from holdfast.backend.features.groups import Groups
     from holdfast.backend.features.vectors import OnlineFeatures
+    from holdfast.backend.pipelines.backup import BackupRooms
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.trace import Lineage
-    from holdfast.backend.ports import Blobs, Clock, OnlineStore
+    from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place
     from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
@@ -33,16 +35,20 @@ if TYPE_CHECKING:
     from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
-__all__ = ["Services", "file_reader"]
+__all__ = ["Services", "file_reader", "open_place"]
 
 
 class Services:
-    """The rooms of one project, each made when it is first asked for. ConfigError when the project file is wrong."""
+    """The rooms of one project, each made when it is first asked for. ConfigError when the project file is wrong.
 
-    def __init__(self, root: Path) -> None:
+    With `log`, the process writes its log there from now on.
+    """
+
+    def __init__(self, root: Path, *, log: bool = True) -> None:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
-        start_logging(self.layout.logs)
+        if log:
+            start_logging(self.layout.logs)
 
     @cached_property
     def own(self) -> "tuple[Primitive, ...]":
@@ -205,6 +211,15 @@ class Services:
             raw_files=self.datasets.files,
         )
 
+    @property
+    def backup_rooms(self) -> "BackupRooms":
+        """What a backup is made of."""
+        from holdfast.backend.pipelines.backup import BackupRooms
+
+        return BackupRooms(
+            self.settings.project, self.settings.plugins, self.layout, self.store, self.blobs, self.clock
+        )  # fmt: skip
+
     def status(self) -> dict[str, Any]:
         """The whole at a glance: the data, and per target its models and what is deployed."""
         from holdfast.backend.pipelines.status import status
@@ -259,6 +274,20 @@ def _open_control(root: Path) -> "ControlRooms":
         newest=services.newest,
         online=services.online,
     )
+
+
+def open_place(url: str, root: Path) -> "Place":
+    """A folder (relative to `root`) or `s3://bucket/folder`. ConfigError for another URL."""
+    from holdfast.backend.adapters.placefolder import FolderPlace
+    from holdfast.backend.adapters.places3 import S3Place
+
+    if url.startswith("s3://"):
+        return S3Place(url)
+    if "://" in url:
+        raise ConfigError(
+            f"{url!r} is no place that files can be kept in", hint="Give a folder, or s3://bucket/folder."
+        )
+    return FolderPlace(root / Path(url).expanduser())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from holdfast.backend.project_file import parse
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.backups import BackupVerbs
 from holdfast.frontend.features import FeatureVerbs, Progress
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ __all__ = ["Progress", "Project", "init"]
 _MASK = "***"
 
 
-class Project(FeatureVerbs):
+class Project(FeatureVerbs, BackupVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:

@@ -33,6 +33,7 @@ def test_a_whole_project_on_postgresql_and_s3(tmp_path: Path, postgres_url: str,
         after = answers(project)
         assert after != before
         project.rollback()
+        project.data.checkout("v1.1", "back")
         assert answers(project) == before
         assert project.materialise()[0].rows > 0
     with holdfast.open(root) as project:

@@ -12,7 +12,5 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)
 def checked(name: str) -> str:
     """`name`, if it may be one; else InputError."""
     if not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} is no name of a kept file", hint="Letters, digits, `.`, `_`, `-`, `/`."
-        )
+        raise InputError(f"{name!r} is no name of a kept file", hint="Letters, digits, `.`, `_`, `-`, `/`.")
     return name

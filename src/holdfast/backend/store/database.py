@@ -12,7 +12,7 @@ from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.migrations import HEAD
 from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
 
-__all__ = ["Fence", "Store", "fenced", "metadata"]
+__all__ = ["Fence", "Store", "fenced", "metadata", "unfenced"]
 
 metadata = sa.MetaData()
 """Every room hangs its tables on this."""
@@ -37,6 +37,16 @@ _open: ContextVar[tuple[tuple["Store", sa.Connection], ...]] = ContextVar("open"
 def fenced(fence: Fence) -> Iterator[None]:
     """Check `fence` in every write transaction that this thread begins within the block."""
     token = _fences.set((*_fences.get(), fence))
+    try:
+        yield
+    finally:
+        _fences.reset(token)
+
+
+@contextmanager
+def unfenced() -> Iterator[None]:
+    """Write within the block to another database, such as a copy, which knows nothing of the leases held here."""
+    token = _fences.set(())
     try:
         yield
     finally:

@@ -1,0 +1,147 @@
+"""The client's verbs of backups and remotes: a part of `Project`; and what makes a project out of one of them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from holdfast.backend.layout import PROJECT_FILE
+from holdfast.backend.wiring import Services, open_place
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.backend.pipelines.backup import Backup
+    from holdfast.backend.pipelines.restore import Proof
+    from holdfast.backend.pipelines.vault import Vault
+
+__all__ = ["BackupVerbs", "restore", "verify_backup"]
+
+Progress = Callable[[int, int, str], None]
+
+
+class BackupVerbs:
+    """Backups of the project, and remotes that it is pushed to and pulled from."""
+
+    _services: Services
+    _verb: Callable[[str, str], AbstractContextManager[None]]
+
+    def backup(
+        self, to: str | Path | None = None, *, note: str = "", keep: int | None = None, progress: Progress | None = None
+    ) -> "Backup":
+        """Back the project up into a folder or bucket (by default `backup.to`), while it runs.
+
+        Afterwards only the newest `keep` (by default `backup.keep`; None: all) are left there. Weights that were edited
+        by hand in data/model become a version first.
+        """
+        from holdfast.backend.pipelines.backup import back_up
+
+        settings = self._services.settings.backup
+        with self._verb("backup", "create"):
+            self._services.registry.sync()
+            return back_up(
+                self._services.backup_rooms, self._vault(to), note=note, keep=keep or settings.keep, progress=progress
+            )
+
+    def backups(self, at: str | Path | None = None) -> "list[Backup]":
+        """The backups in a place, by default `backup.to`, oldest first."""
+        from holdfast.backend.pipelines.backup import list_backups
+
+        return list_backups(self._vault(at))
+
+    def verify_backup(self, backup: str | None = None, at: str | Path | None = None) -> "Proof":
+        """Prove a backup (the newest by default) by restoring it; see `verify_backup` of this module."""
+        with self._verb("backup", f"verify {backup or 'the newest'}"):
+            return _verified(self._vault(at), backup)
+
+    def _vault(self, place: str | Path | None) -> "Vault":
+        from holdfast.backend.pipelines.vault import Vault
+
+        chosen = place if place is not None else self._services.settings.backup.to
+        if chosen is None:
+            raise ConfigError(
+                "it is not said where backups are", where={"key": "backup.to"},
+                hint="Name a folder or s3://bucket/folder, or set `backup: {to: ...}` in the project file.",
+            )  # fmt: skip
+        return Vault(open_place(str(chosen), self._services.layout.root))
+
+
+def verify_backup(place: str | Path, backup: str | None = None) -> "Proof":
+    """Prove a backup of a place, without its project: restore it into a scratch folder, check every hash, the databases
+    and the audit chain, and replay the golden rows of what is deployed. IntegrityError or NotFoundError say what fails.
+    """  # fmt: skip
+    from holdfast.backend.pipelines.vault import Vault
+
+    return _verified(Vault(open_place(str(place), Path.cwd())), backup)
+
+
+def _verified(vault: "Vault", backup: str | None) -> "Proof":
+    from holdfast.backend.pipelines.backup import find_backup
+    from holdfast.backend.pipelines.restore import prove
+
+    found = find_backup(vault, backup)
+    with TemporaryDirectory(prefix="holdfast-verify-") as folder:
+        services = _filled(vault, found, Path(folder), {"database": "sqlite", "blobs": "local"})
+        try:
+            return prove(found, services.layout.root, services.store, services.sources, vault.received)
+        finally:
+            services.close()
+
+
+def restore(
+    place: str | Path,
+    into: str | Path,
+    *,
+    backup: str | None = None,
+    database: str | None = None,
+    blobs: str | None = None,
+) -> "Backup":
+    """Make a project out of a backup (the newest by default), in an empty or new folder.
+
+    Its records and blobs go where its project file says, or into `database` and `blobs`, which are then written into
+    the file. ConflictError when the folder or the database is not empty.
+    """
+    from holdfast.backend.pipelines.backup import find_backup
+    from holdfast.backend.pipelines.restore import empty_place
+    from holdfast.backend.pipelines.vault import Vault
+
+    vault = Vault(open_place(str(place), Path.cwd()))
+    found = find_backup(vault, backup)
+    root = Path(into).resolve()
+    storage = {key: value for key, value in (("database", database), ("blobs", blobs)) if value is not None}
+    with empty_place(root) as folder:
+        _filled(vault, found, folder, storage).close()
+    services = Services(root)
+    try:
+        services.datasets.refresh_face()
+        services.registry.refresh()
+    finally:
+        services.close()
+    return found
+
+
+def _filled(vault: "Vault", backup: "Backup", folder: Path, storage: dict[str, str]) -> Services:
+    """The rooms of a backup that was restored into a folder."""
+    from holdfast.backend.pipelines.restore import restore_files, restore_records
+
+    restore_files(vault, backup, folder)
+    _set_storage(folder / PROJECT_FILE, storage)
+    services = Services(folder, log=False)
+    try:
+        restore_records(vault, backup, services.store, services.blobs, services.layout.private)
+    except BaseException:
+        services.close()
+        raise
+    return services
+
+
+def _set_storage(file: Path, storage: dict[str, Any]) -> None:
+    import yaml
+
+    from holdfast.backend.pipelines.project_text import with_keys
+
+    if not storage:
+        return
+    text = file.read_text(encoding="utf-8")
+    held = (yaml.safe_load(text) or {}).get("storage") or {}
+    file.write_text(with_keys(text, {"storage": {**held, **storage}}), encoding="utf-8")
