@@ -49,21 +49,23 @@ class BackupVerbs:
 
         return list_backups(self._vault(at))
 
-    def verify_backup(self, backup: str | None = None, at: str | Path | None = None) -> "Proof":
-        """Prove a backup (the newest by default) by restoring it; see `verify_backup` of this module."""
+    def verify_backup(self, backup: str | None = None) -> "Proof":
+        """Prove a backup in `backup.to` (the newest by default) by restoring it; see this module's `verify_backup`."""
         with self._verb("backup", f"verify {backup or 'the newest'}"):
-            return _verified(self._vault(at), backup)
+            return _verified(self._vault(None), backup)
 
     def _vault(self, place: str | Path | None) -> "Vault":
         from holdfast.backend.pipelines.vault import Vault
 
-        chosen = place if place is not None else self._services.settings.backup.to
+        if place is not None:
+            return Vault(open_place(str(place), Path.cwd()))
+        chosen = self._services.settings.backup.to
         if chosen is None:
             raise ConfigError(
                 "it is not said where backups are", where={"key": "backup.to"},
                 hint="Name a folder or s3://bucket/folder, or set `backup: {to: ...}` in the project file.",
             )  # fmt: skip
-        return Vault(open_place(str(chosen), self._services.layout.root))
+        return Vault(open_place(chosen, self._services.layout.root))
 
 
 def verify_backup(place: str | Path, backup: str | None = None) -> "Proof":

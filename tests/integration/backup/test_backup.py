@@ -4,7 +4,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -130,7 +129,7 @@ def test_a_place_keeps_the_newest_and_what_they_need(copied, place, tmp_path):
         gone = made[0].files[".holdfast/holdfast.db"].pieces
         assert not set(gone) & vault.known
         with pytest.raises(NotFoundError, match=made[0].id):
-            project.verify_backup(made[0].id, place)
+            verify_backup(place, made[0].id)
     for one in made[1:]:
         assert verify_backup(place, one.id).backup == one.id
 
@@ -156,7 +155,8 @@ def test_while_others_write(copied, tmp_path):
         "        file = Path(sys.argv[1]).parent / f'day{day}' / 'visits.csv'\n"
         "        file.parent.mkdir()\n"
         "        shops = Path(shutil.copy(Path(sys.argv[1]) / 'data' / 'raw' / '2024-02' / 'shops.csv', file.parent))\n"
-        "        file.write_text(f'visit_id,shop_id,date,type,score,结果\\n{900000+day},1,2024-03-0{day},Routine,70,优\\n')\n"
+        "        head = 'visit_id,shop_id,date,type,score,结果\\n'\n"
+        "        file.write_text(head + f'{900000+day},1,2024-03-0{day},Routine,70,优\\n')\n"
         "        project.ingest(f'2024-03-0{day}', [shops, file])\n"
     )
     copied().close()
@@ -178,7 +178,7 @@ def test_while_others_write(copied, tmp_path):
     assert len(set(numbers)) > 1, numbers
 
 
-# -- what is wrong is said ------------------------------------------------------------------------------------------------
+# -- what is wrong is said --------------------------------------------------------------------------------------------
 
 
 def test_a_missing_raw_file_is_named(copied, tmp_path):

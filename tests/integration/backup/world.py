@@ -5,8 +5,7 @@ from typing import Any
 
 import holdfast
 from holdfast.frontend.client import Project
-
-from ..serving_project import write_period
+from tests.integration.serving_project import write_period
 
 PROJECT = """
 project: 餐厅检查

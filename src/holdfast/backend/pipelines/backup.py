@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -26,7 +25,7 @@ from holdfast.backend.store import Audit, AuditHead, Leases, Pointers, Store, cr
 from holdfast.backend.store.database import unfenced
 from holdfast.backend.store.files import sha256_of
 from holdfast.backend.store.portable import copy_records
-from holdfast.errors import ConflictError, HoldfastError, IntegrityError, LimitError, NotFoundError
+from holdfast.errors import ConflictError, IntegrityError, LimitError, NotFoundError
 
 __all__ = ["LOGS", "RECORDS", "Backup", "BackupRooms", "back_up", "find_backup", "list_backups", "needed_blobs"]
 
@@ -65,7 +64,7 @@ class Backup:
     holdfast: str = ""
     data: str = ""
     note: str = ""
-    audit: AuditHead = AuditHead(0, "")
+    audit: AuditHead = field(default_factory=lambda: AuditHead(0, ""))
     files: Mapping[str, Stored] = field(default_factory=dict)
     blobs: tuple[str, ...] = ()
     sent: int = 0
@@ -88,7 +87,7 @@ def back_up(
                 f"the backups there are of project {sorted(others)[0]!r}", where={"place": vault.place.url},
                 hint="Give each project a folder of its own.",
             )  # fmt: skip
-        with scratch_folder(rooms.layout.private / "tmp") as scratch:
+        with scratch_folder(rooms.layout.private / "tmp" / "backup") as scratch:
             made = _collected(rooms, vault, scratch, note, progress or _silent)
         text = _manifest(made)
         crash_point("backup manifest: before")
@@ -210,8 +209,6 @@ def _snapshot(store: Store, path: Path) -> _Snapshot:
                 raw=[(row.path, row.sha256, row.bytes) for row in raw],
             )
             copy_records(connection, copy)
-    except sa.exc.OperationalError as error:
-        raise _database_error(error.orig, path) from error
     finally:
         copy.close()
     return snapshot
@@ -224,19 +221,16 @@ def _copied(path: Path, scratch: Path) -> Path:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
     except sqlite3.Error as error:
-        raise _database_error(error, path) from error
+        if "disk is full" in str(error):
+            where = {"file": str(copy)}
+            raise LimitError(
+                "there is no room left on the disk", where=where, hint="Make room, then repeat."
+            ) from error
+        raise IntegrityError(
+            f"a database cannot be copied: {error}", where={"file": str(path)},
+            hint="If it is damaged, restore it from an earlier backup: holdfast backup list",
+        ) from error  # fmt: skip
     return copy
-
-
-def _database_error(error: BaseException | None, path: Path) -> HoldfastError:
-    if "full" in str(error):
-        return LimitError(
-            "there is no room left on the disk", where={"file": str(path)}, hint="Make room, then repeat."
-        )  # fmt: skip
-    return IntegrityError(
-        f"a database cannot be copied: {error}", where={"file": str(path)},
-        hint="If it is damaged, restore it from an earlier backup: holdfast backup list",
-    )  # fmt: skip
 
 
 def _blobs(blobs: Blobs, vault: Vault, needed: Mapping[str, str]) -> tuple[str, ...]:

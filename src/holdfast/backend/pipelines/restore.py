@@ -67,7 +67,7 @@ def restore_records(vault: Vault, backup: Backup, store: Store, blobs: Blobs, pr
 
     ConflictError when the database holds records already. IntegrityError names what of the backup is damaged.
     """
-    with scratch_folder(private / "tmp") as scratch:
+    with scratch_folder(private / "tmp" / "restore") as scratch:
         there = set(blobs)
 
         def bring(digest: str) -> None:

@@ -5,7 +5,6 @@ of what belongs together (a backup, a remote's state) is written last, under a n
 """
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,11 +193,11 @@ def all_at_once(work: Callable[[Any], None], items: Iterable[Any]) -> None:
 
 
 @contextmanager
-def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A folder on the disk of `beside`, gone with the block."""
-    with disk_errors(beside):
-        beside.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=beside, prefix="scratch-"))
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder, gone with the block; what a killed process left of it goes first. One at a time may use it."""
+    with disk_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     try:
         yield folder
     finally:

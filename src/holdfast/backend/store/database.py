@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.migrations import HEAD
-from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
+from holdfast.errors import ConfigError, ConflictError, IntegrityError, LimitError, MissingExtraError, UnavailableError
 
 __all__ = ["Fence", "Store", "fenced", "metadata", "unfenced"]
 
@@ -207,13 +207,18 @@ def _postgres(url: sa.URL) -> sa.Engine:
 
 @contextmanager
 def _reachable(store: Store) -> Iterator[None]:
-    """Say of a server that cannot be reached that it cannot."""
-    if store.engine.dialect.name != "postgresql":
-        yield
-        return
+    """Say of a server that cannot be reached that it cannot, and of a full disk that it is full."""
     try:
         yield
     except sa.exc.OperationalError as error:
+        if store.engine.dialect.name != "postgresql":
+            if "disk is full" not in str(error.orig):
+                raise
+            raise LimitError(
+                "there is no room left on the disk: nothing of this change was written",
+                where={"file": store.engine.url.database},
+                hint="Make room, then repeat.",
+            ) from error
         raise UnavailableError(
             f"the metadata database cannot be used: {str(error.orig).strip()}",
             where={"database": store.url},

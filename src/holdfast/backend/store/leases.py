@@ -33,7 +33,7 @@ __all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "this_process"]
 
 LENGTH = 30.0
 """Seconds without a beat after which a lease may be taken over."""
-ORDER = ("job", "backup", "checkpoint", "data", "deployment", "model", "group")
+ORDER = ("job", "backup", "remote", "checkpoint", "data", "deployment", "model", "group")
 """Kinds of leases (what is before the first colon) in the order in which they may be taken within each other."""
 
 _SECOND = 1_000_000

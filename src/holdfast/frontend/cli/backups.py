@@ -1,0 +1,105 @@
+"""Commands that keep a project safe elsewhere: backup and restore, push, pull and clone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.frontend.cli.render import size, when
+from holdfast.frontend.cli.session import Session, command
+
+__all__ = ["register"]
+
+_PLACE = typer.Argument(metavar="PLACE", help="A folder, or s3://bucket/folder; by default `backup.to`.")
+_FROM = typer.Argument(metavar="FROM", help="A folder, or s3://bucket/folder.")
+_INTO = typer.Argument(metavar="INTO", help="An empty or a new folder.")
+_DATABASE = typer.Option("--database", metavar="URL", help="Keep the records there: `sqlite` or a PostgreSQL.")
+_BLOBS = typer.Option("--blobs", metavar="URL", help="Keep the blobs there: `local` or s3://bucket/folder.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    backup = typer.Typer(help="Backups: make, list, prove.", no_args_is_help=True)
+    for function, name in ((create, "create"), (backups, "list"), (verify, "verify")):
+        command(backup, name)(function)
+    app.add_typer(backup, name="backup")
+    command(app)(restore)
+
+
+def create(
+    session: Session,
+    place: Annotated[str | None, _PLACE] = None,
+    note: Annotated[str, typer.Option("--note", help="Why, for those who look later.")] = "",
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, help="Leave only so many there; by default `backup.keep`.")
+    ] = None,
+) -> None:
+    """Back the project up, while it runs: what the place has already is not sent again."""
+    with session.progress() as report:
+        made = session.project.backup(place, note=note, keep=keep, progress=report)
+
+    def human() -> None:
+        session.say(
+            f"{made.id}: {len(made.files)} files, {len(made.blobs)} blobs, data {made.data or 'none'}",
+            f"{size(made.sent)} sent",
+        )
+
+    session.show(made, human)
+
+
+def backups(session: Session, place: Annotated[str | None, _PLACE] = None) -> None:
+    """List the backups in a place, oldest first."""
+    found = session.project.backups(place)
+
+    def human() -> None:
+        session.table(
+            ("backup", "made", "data", "files", "blobs", "sent", "note"),
+            [
+                (one.id, when(one.made_at), one.data, len(one.files), len(one.blobs), size(one.sent),
+                 f"unusable: {one.fault}" if one.fault else one.note)
+                for one in found
+            ],
+        )  # fmt: skip
+
+    session.show(found, human)
+
+
+def verify(
+    session: Session,
+    place: Annotated[str | None, _PLACE] = None,
+    backup: Annotated[str | None, typer.Option("--id", metavar="ID", help="By default the newest.")] = None,
+) -> None:
+    """Prove a backup: restore it into a scratch folder, check every hash, replay what is deployed."""
+    from holdfast.frontend.backups import verify_backup
+
+    # With a place, the project itself may be gone.
+    proof = verify_backup(place, backup) if place else session.project.verify_backup(backup)
+
+    def human() -> None:
+        session.say(
+            f"{proof.backup} can be restored: {proof.files} files and {proof.blobs} blobs ({size(proof.bytes)}) are"
+            f" whole, {proof.audit} audit entries are in order",
+            f"golden rows replayed: {', '.join(proof.replayed) or 'nothing is deployed'}",
+        )
+
+    session.show(proof, human)
+
+
+def restore(
+    session: Session,
+    source: Annotated[str, _FROM],
+    into: Annotated[Path, _INTO],
+    backup: Annotated[str | None, typer.Option("--id", metavar="ID", help="By default the newest.")] = None,
+    *,
+    database: Annotated[str | None, _DATABASE] = None,
+    blobs: Annotated[str | None, _BLOBS] = None,
+) -> None:
+    """Make a project out of a backup, in an empty place."""
+    from holdfast.frontend.backups import restore as restored
+
+    found = restored(source, into, backup=backup, database=database, blobs=blobs)
+
+    def human() -> None:
+        session.say(f"{found.id} of {when(found.made_at)} is in {into}: data {found.data or 'none'}")
+
+    session.show(found, human)
