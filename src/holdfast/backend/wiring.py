@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.backend.pipelines.backup import BackupRooms
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
+    from holdfast.backend.pipelines.push import RemoteRooms
     from holdfast.backend.pipelines.trace import Lineage
     from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place
     from holdfast.backend.records import RawTable
@@ -220,6 +221,13 @@ class Services:
             self.settings.project, self.settings.plugins, self.layout, self.store, self.blobs, self.clock
         )  # fmt: skip
 
+    @property
+    def remote_rooms(self) -> "RemoteRooms":
+        """What pushes and pulls work with."""
+        from holdfast.backend.pipelines.push import RemoteRooms
+
+        return RemoteRooms(**vars(self.backup_rooms), datasets=self.datasets, registry=self.registry)
+
     def status(self) -> dict[str, Any]:
         """The whole at a glance: the data, and per target its models and what is deployed."""
         from holdfast.backend.pipelines.status import status
@@ -287,7 +295,7 @@ def open_place(url: str, root: Path) -> "Place":
         raise ConfigError(
             f"{url!r} is no place that files can be kept in", hint="Give a folder, or s3://bucket/folder."
         )
-    return FolderPlace(root / Path(url).expanduser())
+    return FolderPlace((root / Path(url).expanduser()).resolve())
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.wiring import Services, open_place
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, IntegrityError, nearest
 
 if TYPE_CHECKING:
     from holdfast.backend.pipelines.backup import Backup
+    from holdfast.backend.pipelines.push import Synced
     from holdfast.backend.pipelines.restore import Proof
     from holdfast.backend.pipelines.vault import Vault
 
-__all__ = ["BackupVerbs", "restore", "verify_backup"]
+__all__ = ["BackupVerbs", "clone", "restore", "verify_backup"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -53,6 +54,38 @@ class BackupVerbs:
         """Prove a backup in `backup.to` (the newest by default) by restoring it; see this module's `verify_backup`."""
         with self._verb("backup", f"verify {backup or 'the newest'}"):
             return _verified(self._vault(None), backup)
+
+    def push(self, remote: str = "origin") -> "Synced":
+        """Bring a remote (a name of `remotes`) what it lacks; its pointers go forward.
+
+        ConflictError when the data there has gone another way, or somebody else pushed meanwhile: pull first.
+        """
+        from holdfast.backend.pipelines.push import push
+
+        with self._verb("remote", f"push {remote}"):
+            self._services.registry.sync()
+            return push(self._services.remote_rooms, *self._remote(remote))
+
+    def pull(self, remote: str = "origin") -> "Synced":
+        """Bring the project what a remote has; pointers that are behind it go forward.
+
+        ConflictError when the data there has gone another way: it was brought as a branch, to be merged.
+        """
+        from holdfast.backend.pipelines.pull import pull
+
+        with self._verb("remote", f"pull {remote}"):
+            return pull(self._services.remote_rooms, *self._remote(remote))
+
+    def _remote(self, remote: str) -> "tuple[Vault, str]":
+        from holdfast.backend.pipelines.vault import Vault
+
+        known = self._services.settings.remotes
+        if remote not in known:
+            raise ConfigError(
+                f"there is no remote {remote!r}", where={"key": "remotes"},
+                hint=nearest(remote, known) if known else "Name one in the project file: `remotes: {origin: PLACE}`.",
+            )  # fmt: skip
+        return Vault(open_place(known[remote], self._services.layout.root)), remote
 
     def _vault(self, place: str | Path | None) -> "Vault":
         from holdfast.backend.pipelines.vault import Vault
@@ -120,6 +153,37 @@ def restore(
     finally:
         services.close()
     return found
+
+
+def clone(place: str | Path, into: str | Path) -> "Synced":
+    """Make a project out of a remote, in an empty or new folder; the place becomes its remote `origin`.
+
+    Records and blobs are kept in the folder. ConflictError when it is not empty, NotFoundError when nothing was pushed.
+    """
+    from holdfast.backend.pipelines.project_text import with_keys
+    from holdfast.backend.pipelines.pull import pull
+    from holdfast.backend.pipelines.remotes import newest_state, nothing_there
+    from holdfast.backend.pipelines.restore import empty_place
+    from holdfast.backend.pipelines.vault import Vault
+
+    vault = Vault(open_place(str(place), Path.cwd()))
+    there = newest_state(vault)
+    if not there.number:
+        raise nothing_there(vault)
+    root = Path(into).resolve()
+    origin = vault.place.url
+    with empty_place(root) as folder:
+        for name, digest in there.files.items():
+            if name != Path(name).name:
+                raise IntegrityError("the remote names a file outside of the project", where={"file": name})
+            (folder / name).write_bytes(vault.read(digest, name))
+        file = folder / PROJECT_FILE
+        file.write_text(with_keys(file.read_text(encoding="utf-8"), {"remotes": {"origin": origin}}), encoding="utf-8")
+        services = Services(folder, log=False)
+        try:
+            return pull(services.remote_rooms, vault, "origin")
+        finally:
+            services.close()
 
 
 def _filled(vault: "Vault", backup: "Backup", folder: Path, storage: dict[str, str]) -> Services:

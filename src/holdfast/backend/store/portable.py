@@ -68,21 +68,18 @@ def _rows(source: sa.Connection, table: sa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _parents_first(table: sa.Table, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    refers = [
-        (key.parent.name, key.column.name) for key in table.foreign_keys if key.column.table is table
-    ]  # fmt: skip
+    refers = [(key.parent.name, key.column.name) for key in table.foreign_keys if key.column.table is table]
+    waiting = list(rows) if refers else []
     if not refers:
         yield from rows
-        return
-    (child, parent), waiting = refers[0], list(rows)
-    given: set[Any] = {None}
     while waiting:
-        ready = [row for row in waiting if row[child] in given]
+        later = {row[parent] for _, parent in refers for row in waiting}
+        ready = [row for row in waiting if not any(row[child] in later for child, _ in refers)]
         if not ready:
-            raise IntegrityError(f"rows of {table.name} refer to rows that are not there", where={"column": child})
+            raise IntegrityError(f"rows of {table.name} refer to each other in a circle")
         yield from ready
-        given |= {row[parent] for row in ready}
-        waiting = [row for row in waiting if row[parent] not in given]
+        done = {id(row) for row in ready}
+        waiting = [row for row in waiting if id(row) not in done]
 
 
 def _go_on_counting(connection: sa.Connection, table: sa.Table) -> None:

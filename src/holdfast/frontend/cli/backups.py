@@ -1,7 +1,7 @@
 """Commands that keep a project safe elsewhere: backup and restore, push, pull and clone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ __all__ = ["register"]
 _PLACE = typer.Argument(metavar="PLACE", help="A folder, or s3://bucket/folder; by default `backup.to`.")
 _FROM = typer.Argument(metavar="FROM", help="A folder, or s3://bucket/folder.")
 _INTO = typer.Argument(metavar="INTO", help="An empty or a new folder.")
+_REMOTE = typer.Argument(metavar="REMOTE", help="A name of `remotes` in the project file.")
 _DATABASE = typer.Option("--database", metavar="URL", help="Keep the records there: `sqlite` or a PostgreSQL.")
 _BLOBS = typer.Option("--blobs", metavar="URL", help="Keep the blobs there: `local` or s3://bucket/folder.")
 
@@ -23,7 +24,8 @@ def register(app: typer.Typer) -> None:
     for function, name in ((create, "create"), (backups, "list"), (verify, "verify")):
         command(backup, name)(function)
     app.add_typer(backup, name="backup")
-    command(app)(restore)
+    for verb in (restore, push, pull, clone):
+        command(app)(verb)
 
 
 def create(
@@ -103,3 +105,30 @@ def restore(
         session.say(f"{found.id} of {when(found.made_at)} is in {into}: data {found.data or 'none'}")
 
     session.show(found, human)
+
+
+def push(session: Session, remote: Annotated[str, _REMOTE] = "origin") -> None:
+    """Bring a remote what it lacks: data, features, models, tags and branches."""
+    found = session.project.push(remote)
+    session.show(found, lambda: _synced(session, found, "sent"))
+
+
+def pull(session: Session, remote: Annotated[str, _REMOTE] = "origin") -> None:
+    """Bring the project what a remote has, and go forward with it."""
+    found = session.project.pull(remote)
+    session.show(found, lambda: _synced(session, found, "received"))
+
+
+def clone(session: Session, source: Annotated[str, _FROM], into: Annotated[Path, _INTO]) -> None:
+    """Make a project out of a remote, in an empty place."""
+    from holdfast.frontend.backups import clone as cloned
+
+    found = cloned(source, into)
+    session.show(found, lambda: _synced(session, found, "received"))
+
+
+def _synced(session: Session, found: Any, word: str) -> None:
+    counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in found.records.items())
+    session.say(f"{counted or 'nothing new'}; {size(found.bytes)} {word}")
+    session.say(*(f"{name} moved to {target}" for name, target in found.pointers.items()))
+    session.say(*(f"note: {note}" for note in found.notes))
