@@ -1,6 +1,6 @@
 """The client's verbs of backups and remotes: a part of `Project`; and what makes a project out of one of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from holdfast.errors import ConfigError, IntegrityError, nearest
 
 if TYPE_CHECKING:
     from holdfast.backend.pipelines.backup import Backup
+    from holdfast.backend.pipelines.ingest import IngestResult
     from holdfast.backend.pipelines.push import Synced
     from holdfast.backend.pipelines.restore import Proof
     from holdfast.backend.pipelines.vault import Vault
@@ -26,6 +27,7 @@ class BackupVerbs:
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
+    ingest: Callable[..., "IngestResult"]
 
     def backup(
         self, to: str | Path | None = None, *, note: str = "", keep: int | None = None, progress: Progress | None = None
@@ -75,6 +77,19 @@ class BackupVerbs:
 
         with self._verb("remote", f"pull {remote}"):
             return pull(self._services.remote_rooms, *self._remote(remote))
+
+    def import_dvc(
+        self, paths: Sequence[str | Path], *, period: str, note: str = "", progress: Progress | None = None
+    ) -> "IngestResult":
+        """Import what DVC tracks at `paths` (`.dvc` files, tracked files or folders, `dvc.yaml`) as one delivery.
+
+        FileError or IntegrityError when content is not in DVC's cache, or damaged there; else as `ingest`.
+        """
+        from holdfast.backend.pipelines.dvc import stage, tracked
+
+        found = tracked([Path(path) for path in paths])
+        with TemporaryDirectory(prefix="holdfast-dvc-") as folder:
+            return self.ingest(period, stage(found, Path(folder)), note=note or "from DVC", progress=progress)
 
     def _remote(self, remote: str) -> "tuple[Vault, str]":
         from holdfast.backend.pipelines.vault import Vault

@@ -207,11 +207,11 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
 
 
 def _insert_datasets(connection: sa.Connection, records: list[Record], result: _Result) -> None:
-    table, trained = metadata.tables["datasets"], set(result.there.trained)
+    table, states = metadata.tables["datasets"], result.there.states
     numbers = {(row.major, row.minor) for row in connection.execute(sa.select(table.c.major, table.c.minor))}
     rows = sorted((record["row"] for record in records), key=lambda row: (row["major"], row["minor"], row["id"]))
     for row in rows:
-        row["state"] = "trained" if row["id"] in trained else "pending"
+        row["state"] = states[row["id"]]
     for row, minor in _numbered([(row, row["major"], row["minor"]) for row in rows], numbers):
         number = f"v{row['major']}.{minor}"
         result.notes.append(f"data {row['version']} from there is {number} here: that number was taken")
@@ -220,6 +220,7 @@ def _insert_datasets(connection: sa.Connection, records: list[Record], result: _
     for record in records:
         for name, children in record["children"].items():
             insert_rows(connection, metadata.tables[name], iter(children))
+    trained = [identity for identity, state in states.items() if state == "trained"]
     late = table.c.id.in_(trained) & (table.c.state != "trained")
     connection.execute(table.update().where(late).values(state="trained"))
 

@@ -74,13 +74,13 @@ def push(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
             bases = read_bases(connection, remote)
             pointers, notes = _decided(connection, there, bases, remote)
             new = _new_records(connection, there)
-            trained = _trained(connection)
+            states = _states(connection, there)
             head = Audit(connection).head()
         records = _sent(rooms, vault, new, there)
         files = _files(rooms, vault, there, bases, notes)
         state = State(
             there.number, rooms.clock.now(), actor(), rooms.project, {**there.pointers, **pointers}, records,
-            tuple(sorted({*there.trained, *trained})), files, head,
+            states, files, head,
         )  # fmt: skip
         if _differs(state, there):
             state = write_state(vault, state)
@@ -183,13 +183,16 @@ def _files(
 
 
 def _differs(state: State, there: State) -> bool:
-    parts = ("pointers", "records", "trained", "files")
+    parts = ("pointers", "records", "states", "files")
     return there.number == 0 or any(getattr(state, part) != getattr(there, part) for part in parts)
 
 
-def _trained(connection: sa.Connection) -> set[str]:
+def _states(connection: sa.Connection, there: State) -> dict[str, str]:
+    """The training states of all versions: what was trained anywhere is."""
     table = metadata.tables["datasets"]
-    return set(connection.scalars(sa.select(table.c.id).where(table.c.state == "trained")))
+    ours = {row.id: row.state for row in connection.execute(sa.select(table.c.id, table.c.state))}
+    known = there.states
+    return {**known, **{one: state for one, state in ours.items() if one not in known or state == "trained"}}
 
 
 def seen_there(state: State) -> dict[str, str]:

@@ -34,7 +34,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """A state of a remote. `records` is kind → id → blob, `trained` the ids of dataset versions models were trained on,
+    """A state of a remote. `records` is kind → id → blob, `states` the training state of each dataset version,
     `files` name → blob of the project file (without what says where a project lives) and the plugins.
     """  # fmt: skip
 
@@ -44,7 +44,7 @@ class State:
     project: str = ""
     pointers: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    trained: tuple[str, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     audit: AuditHead = field(default_factory=lambda: AuditHead(0, ""))
 
@@ -60,7 +60,7 @@ def newest_state(vault: Vault) -> State:
         body = written["state"]
         if written["format"] != _FORMAT or written["sha256"] != sha256_of(_json(body)):
             raise IntegrityError("it is not what was written")
-        return State(**{**body, "trained": tuple(body["trained"]), "audit": AuditHead(**body["audit"])})
+        return State(**{**body, "audit": AuditHead(**body["audit"])})
     except (ValueError, KeyError, TypeError, IntegrityError) as error:
         raise IntegrityError(
             f"the newest state of the remote cannot be used: {error}", where={"place": vault.place.url, "file": name},

@@ -13,6 +13,7 @@ __all__ = ["register"]
 _PLACE = typer.Argument(metavar="PLACE", help="A folder, or s3://bucket/folder; by default `backup.to`.")
 _FROM = typer.Argument(metavar="FROM", help="A folder, or s3://bucket/folder.")
 _INTO = typer.Argument(metavar="INTO", help="An empty or a new folder.")
+_NOTE = typer.Option("--note", help="Why, for those who look later.")
 _REMOTE = typer.Argument(metavar="REMOTE", help="A name of `remotes` in the project file.")
 _DATABASE = typer.Option("--database", metavar="URL", help="Keep the records there: `sqlite` or a PostgreSQL.")
 _BLOBS = typer.Option("--blobs", metavar="URL", help="Keep the blobs there: `local` or s3://bucket/folder.")
@@ -26,12 +27,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(backup, name="backup")
     for verb in (restore, push, pull, clone):
         command(app)(verb)
+    command(app, "import-dvc")(import_dvc)
 
 
 def create(
     session: Session,
     place: Annotated[str | None, _PLACE] = None,
-    note: Annotated[str, typer.Option("--note", help="Why, for those who look later.")] = "",
+    note: Annotated[str, _NOTE] = "",
     keep: Annotated[
         int | None, typer.Option("--keep", min=1, help="Leave only so many there; by default `backup.keep`.")
     ] = None,
@@ -125,6 +127,24 @@ def clone(session: Session, source: Annotated[str, _FROM], into: Annotated[Path,
 
     found = cloned(source, into)
     session.show(found, lambda: _synced(session, found, "received"))
+
+
+def import_dvc(
+    session: Session,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATHS...", help=".dvc files, tracked files or folders, dvc.yaml.")
+    ],
+    period: Annotated[str, typer.Option("--period", help="2016, 2016-Q1, 2016-01, 2016-W05 or 2016-01-31.")],
+    note: Annotated[str, _NOTE] = "",
+) -> None:
+    """Import files that DVC tracks, from its cache, as a delivery."""
+    with session.progress() as report:
+        found = session.project.import_dvc(paths, period=period, note=note, progress=report)
+
+    def human() -> None:
+        session.say(f"{found.delivery} is {'' if found.created else 'already '}in data {found.version.version}")
+
+    session.show(found, human)
 
 
 def _synced(session: Session, found: Any, word: str) -> None:
