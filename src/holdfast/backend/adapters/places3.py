@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from holdfast.backend.adapters.placenames import checked
 from holdfast.backend.store.crashpoints import crash_point
@@ -44,9 +44,9 @@ class S3Place:
 
     @property
     def url(self) -> str:
-        """Bucket and folder."""
-        endpoint = f"?endpoint={self._options['endpoint']}" if "endpoint" in self._options else ""
-        return f"s3://{self._bucket}/{self._folder}".rstrip("/") + endpoint
+        """Bucket and folder, endpoint and region."""
+        query = f"?{urlencode(self._options, safe=':/')}" if self._options else ""
+        return f"s3://{self._bucket}/{self._folder}".rstrip("/") + query
 
     @cached_property
     def _store(self) -> "S3Store":

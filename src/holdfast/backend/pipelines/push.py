@@ -7,14 +7,12 @@ import sqlalchemy as sa
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.layout import PROJECT_FILE
-from holdfast.backend.pipelines.backup import BackupRooms
+from holdfast.backend.pipelines.backup import BackupRooms, needed_blobs
 from holdfast.backend.pipelines.project_text import without_keys
 from holdfast.backend.pipelines.remotes import (
     KINDS,
     Lines,
-    Record,
     State,
-    blobs_of,
     ids_of,
     newest_state,
     record_of,
@@ -73,10 +71,10 @@ def push(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
         with rooms.store.read() as connection:
             bases = read_bases(connection, remote)
             pointers, notes = _decided(connection, there, bases, remote)
-            new = _new_records(connection, there)
+            ours = _ours(connection, there, vault.known)
             states = _states(connection, there)
             head = Audit(connection).head()
-        records = _sent(rooms, vault, new, there)
+        records = _sent(rooms, vault, ours, there)
         files = _files(rooms, vault, there, bases, notes)
         state = State(
             there.number, rooms.clock.now(), actor(), rooms.project, {**there.pointers, **pointers}, records,
@@ -89,7 +87,7 @@ def push(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
                 Audit(connection).append(
                     "push", vault.place.url, at=rooms.clock.now(), after=str(state.number), details={"audit": head.hash}
                 )  # fmt: skip
-    counts = {kind: len(found) for kind, found in new.items() if found}
+    counts = {kind: len(found) for kind, found in ours.records.items() if found}
     return Synced(remote, counts, vault.sent, pointers, tuple(notes))
 
 
@@ -116,48 +114,49 @@ def _decided(
     return moved, notes
 
 
-def _new_records(connection: sa.Connection, there: State) -> dict[str, dict[str, bytes]]:
-    found = ids_of(connection)
-    return {
+@dataclass(frozen=True)
+class _Ours:
+    """What one snapshot says is to be there: records by kind and id, blobs (digest → what), raw files (→ path)."""
+
+    records: Mapping[str, Mapping[str, bytes]]
+    blobs: Mapping[str, str]
+    raw: Mapping[str, str]
+
+
+def _ours(connection: sa.Connection, there: State, known: set[str]) -> _Ours:
+    """Records that the remote lacks, or lost; and all blobs and raw files, of which it may have lost some too."""
+    found, files = ids_of(connection), metadata.tables["dataset_files"]
+    records = {
         kind: {
-            one: record_of(connection, kind, one) for one in sorted(found[kind] - there.records.get(kind, {}).keys())
+            one: record_of(connection, kind, one)
+            for one in sorted(found[kind])
+            if there.records.get(kind, {}).get(one) not in known
         }
         for kind in KINDS
-    }  # fmt: skip
+    }
+    raw = connection.execute(sa.select(files.c.sha256, files.c.path))
+    return _Ours(records, needed_blobs(connection), {row.sha256: row.path for row in raw})
 
 
-def _sent(
-    rooms: RemoteRooms, vault: Vault, new: Mapping[str, Mapping[str, bytes]], there: State
-) -> dict[str, dict[str, str]]:
-    """Send the files of new records, then the records; returns all records of the next state."""
-    blobs: dict[str, str] = {}
-    raw: dict[str, str] = {}
-    for kind, records in new.items():
-        for data in records.values():
-            record = _loaded(data)
-            blobs |= blobs_of(kind, record)
-            raw |= {file["sha256"]: file["path"] for file in record.get("children", {}).get("dataset_files", ())}
-    all_at_once(
-        lambda digest: vault.keep(digest, rooms.layout.root / raw[digest], "a raw file"), set(raw) - vault.known
-    )
-    all_at_once(
-        lambda digest: vault.keep(digest, rooms.blobs.path(digest), blobs[digest]), set(blobs) - vault.known
-    )  # fmt: skip
+def _sent(rooms: RemoteRooms, vault: Vault, ours: _Ours, there: State) -> dict[str, dict[str, str]]:
+    """Send files, then records; returns all records of the next state."""
+
+    def raw(digest: str) -> None:
+        vault.keep(digest, rooms.layout.root / ours.raw[digest], "a raw file")
+
+    def blob(digest: str) -> None:
+        vault.keep(digest, rooms.blobs.path(digest), ours.blobs[digest])
+
+    all_at_once(raw, set(ours.raw) - vault.known)
+    all_at_once(blob, set(ours.blobs) - vault.known)
     listed = {kind: dict(there.records.get(kind, {})) for kind in KINDS}
 
-    def send(one: tuple[str, str, bytes]) -> None:
+    def record(one: tuple[str, str, bytes]) -> None:
         kind, identity, data = one
         listed[kind][identity] = vault.keep_bytes(data)
 
-    all_at_once(send, [(kind, one, data) for kind, records in new.items() for one, data in records.items()])
+    all_at_once(record, [(kind, one, data) for kind, found in ours.records.items() for one, data in found.items()])
     return {kind: dict(sorted(records.items())) for kind, records in listed.items()}
-
-
-def _loaded(data: bytes) -> Record:
-    import json
-
-    record: Record = json.loads(data)
-    return record
 
 
 def own_files(rooms: RemoteRooms) -> dict[str, bytes]:
