@@ -1,9 +1,12 @@
 """Backups: complete, incremental, proven by restoring; and what they say when something is wrong."""
 
 import json
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +84,20 @@ def test_between_databases(there, tmp_path, postgres_url, s3_url, trained, copie
         with pytest.raises(ConflictError, match="holds records already"):
             restore(place, tmp_path / "again", **far)
         assert not (tmp_path / "again").exists()
+
+
+def test_plugins_go_along(tmp_path):
+    page = Path(__file__).resolve().parents[3] / "docs" / "manual" / "features.md"
+    code = re.search(r"```python\n(import numpy.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    with make(tmp_path / "one", gini=code) as project:
+        before = answers(project)
+        assert any("GINI" in name for name in project.models.load("风险/高风险")["feature_names"])
+        assert "gini.py" in project.backup(tmp_path / "place").files
+    shutil.rmtree(tmp_path / "one")
+    assert verify_backup(tmp_path / "place").replayed
+    restore(tmp_path / "place", tmp_path / "two")
+    with holdfast.open(tmp_path / "two") as project:
+        assert answers(project) == before
 
 
 def test_only_what_is_new_is_sent(copied, place):

@@ -38,12 +38,16 @@ def storage(database: str = "sqlite", blobs: str = "local") -> str:
     return f"storage: {{database: '{database}', blobs: '{blobs}'}}"
 
 
-def make(root: Path, more: str = "", months: int = 2) -> Project:
-    """An open project with data and deployed models."""
+def make(root: Path, more: str = "", *, gini: str = "") -> Project:
+    """An open project with data and deployed models; `gini` is the text of a plugin that its features need."""
     root.mkdir(parents=True)
-    (root / "holdfast.yaml").write_text(PROJECT.format(more=more), encoding="utf-8")
+    text = PROJECT.format(more=more)
+    if gini:
+        (root / "gini.py").write_text(gini, encoding="utf-8")
+        text = text.replace("max: 12", "max: 12, primitives: [COUNT, GINI]") + "plugins: [gini]\n"
+    (root / "holdfast.yaml").write_text(text, encoding="utf-8")
     project = holdfast.open(root)
-    for month in range(1, months + 1):
+    for month in (1, 2):
         deliver(project, month)
     project.train()
     project.deploy()

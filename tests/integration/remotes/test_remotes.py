@@ -121,6 +121,18 @@ def test_tags_and_a_model_that_went_back(origin, remote, tmp_path):
         assert one.models.get("风险/Low Risk", "approved").version == "v1.1"
 
 
+def test_a_push_hides_nothing_from_the_next_pull(origin, remote, tmp_path):
+    clone(remote, tmp_path / "two")
+    with holdfast.open(origin) as one, holdfast.open(tmp_path / "two") as two:
+        one.models.tag("风险/高风险", "v1.0", "theirs")
+        one.push()
+        two.models.tag("风险/高风险", "v1.0", "ours")
+        assert two.push().pointers.keys() == {"model-tag:风险/高风险:ours"}
+        assert two.pull().pointers.keys() == {"model-tag:风险/高风险:theirs"}
+        assert one.pull().pointers.keys() == {"model-tag:风险/高风险:ours"}
+        assert pointers(one) == pointers(two)
+
+
 def test_data_that_went_two_ways_is_refused_and_brought_as_a_branch(origin, remote, tmp_path):
     clone(remote, tmp_path / "two")
     with holdfast.open(origin) as one, holdfast.open(tmp_path / "two") as two:
@@ -301,7 +313,9 @@ def test_damage_at_a_remote_is_found(origin, remote, tmp_path):
     blob.unlink()
     with holdfast.open(origin) as one:
         assert (one.push().bytes, blob.read_bytes()) == (len(content), content)
-    record = next(file for file in (Path(remote) / "blobs").glob("*/*") if b'"algorithm":"xgboost"' in file.read_bytes())
+    record = next(
+        file for file in (Path(remote) / "blobs").glob("*/*") if b'"algorithm":"xgboost"' in file.read_bytes()
+    )
     record.unlink()
     with pytest.raises(NotFoundError, match="record of a model is missing there"):
         clone(remote, tmp_path / "into")

@@ -70,20 +70,25 @@ def push(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
             )  # fmt: skip
         with rooms.store.read() as connection:
             bases = read_bases(connection, remote)
-            pointers, notes = _decided(connection, there, bases, remote)
+            pointers, same, notes = _decided(connection, there, bases, remote)
             ours = _ours(connection, there, vault.known)
             states = _states(connection, there)
             head = Audit(connection).head()
         records = _sent(rooms, vault, ours, there)
         files = _files(rooms, vault, there, bases, notes)
+        own = own_files(rooms)
+        same |= {f"file:{name}" for name, digest in files.items() if name in own and digest == sha256_of(own[name])}
         state = State(
             there.number, rooms.clock.now(), actor(), rooms.project, {**there.pointers, **pointers}, records,
             states, files, head,
         )  # fmt: skip
         if _differs(state, there):
             state = write_state(vault, state)
-            with rooms.store.write("note push") as connection:
-                write_bases(connection, rooms, remote, seen_there(state))
+        with rooms.store.write("note push") as connection:
+            # Of what is another there than here, the next pull must still see that it is new.
+            agreed = {name: target for name, target in seen_there(state).items() if name in same}
+            write_bases(connection, rooms, remote, agreed)
+            if state.number != there.number:
                 Audit(connection).append(
                     "push", vault.place.url, at=rooms.clock.now(), after=str(state.number), details={"audit": head.hash}
                 )  # fmt: skip
@@ -93,15 +98,17 @@ def push(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
 
 def _decided(
     connection: sa.Connection, there: State, bases: Mapping[str, str], remote: str
-) -> tuple[dict[str, str], list[str]]:
-    """Which pointers of the remote move where; ConflictError when data is apart."""
-    moved, notes, lines = {}, [], Lines(connection)
+) -> tuple[dict[str, str], set[str], list[str]]:
+    """Which pointers of the remote move where, and which are then the same; ConflictError when data is apart."""
+    moved, same, notes, lines = {}, set(), [], Lines(connection)
     for name, here in Pointers(connection).all().items():
         # A branch that shows where a remote is, is not a branch of ours.
         if not name.startswith(MOVED) or name.startswith(f"branch:{remote}/"):
             continue
         seen = there.pointers.get(name)
         stands = "ahead" if seen is None else relation(name, here, seen, bases.get(name), lines)
+        if stands in ("ahead", "same"):
+            same.add(name)
         if stands == "ahead":
             moved[name] = here
         elif stands == "apart" or (stands == "behind" and seen and not lines.knows(seen)):
@@ -111,7 +118,7 @@ def _decided(
             )  # fmt: skip
         elif stands == "behind":
             notes.append(f"{name} is further there than here: it stays where it is there")
-    return moved, notes
+    return moved, same, notes
 
 
 @dataclass(frozen=True)
