@@ -119,13 +119,13 @@ class TestS3Blobs(BlobsContract):
         assert other.path(digest).read_bytes() == "内容".encode() * 1000
         assert not other.path(digest).stat().st_mode & 0o222
         # What lies in the cache is not asked for again.
-        S3Place(s3_url).delete(f"blobs/{digest[:2]}/{digest[2:]}")
+        S3Place(s3_url).delete(f"storage/{digest[:2]}/{digest[2:]}")
         assert other.path(digest).is_file()
         assert not other.has(digest)
 
     def test_what_the_bucket_damaged_is_never_handed_out(self, blobs, s3_url, tmp_path):
         digest = blobs.put(b"right")
-        S3Place(s3_url).put(f"blobs/{digest[:2]}/{digest[2:]}", b"wrong")
+        S3Place(s3_url).put(f"storage/{digest[:2]}/{digest[2:]}", b"wrong")
         other = S3Blobs(S3Place(s3_url), tmp_path / "elsewhere")
         for _ in range(2):
             with pytest.raises(IntegrityError, match=digest):

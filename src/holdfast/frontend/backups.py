@@ -92,7 +92,7 @@ class BackupVerbs:
             return self.ingest(period, stage(found, Path(folder)), note=note or "from DVC", progress=progress)
 
     def _remote(self, remote: str) -> "tuple[Vault, str]":
-        from holdfast.backend.pipelines.vault import Vault
+        from holdfast.backend.pipelines.vault import REMOTE, Vault
 
         known = self._services.settings.remotes
         if remote not in known:
@@ -100,29 +100,29 @@ class BackupVerbs:
                 f"there is no remote {remote!r}", where={"key": "remotes"},
                 hint=nearest(remote, known) if known else "Name one in the project file: `remotes: {origin: PLACE}`.",
             )  # fmt: skip
-        return Vault(open_place(known[remote], self._services.layout.root)), remote
+        return Vault(open_place(known[remote], self._services.layout.root), REMOTE), remote
 
     def _vault(self, place: str | Path | None) -> "Vault":
-        from holdfast.backend.pipelines.vault import Vault
+        from holdfast.backend.pipelines.vault import BACKUPS, Vault
 
         if place is not None:
-            return Vault(open_place(str(place), Path.cwd()))
+            return Vault(open_place(str(place), Path.cwd()), BACKUPS)
         chosen = self._services.settings.backup.to
         if chosen is None:
             raise ConfigError(
                 "it is not said where backups are", where={"key": "backup.to"},
                 hint="Name a folder or s3://bucket/folder, or set `backup: {to: ...}` in the project file.",
             )  # fmt: skip
-        return Vault(open_place(chosen, self._services.layout.root))
+        return Vault(open_place(chosen, self._services.layout.root), BACKUPS)
 
 
 def verify_backup(place: str | Path, backup: str | None = None) -> "Proof":
     """Prove a backup of a place, without its project: restore it into a scratch folder, check every hash, the databases
     and the audit chain, and replay the golden rows of what is deployed. IntegrityError or NotFoundError say what fails.
     """  # fmt: skip
-    from holdfast.backend.pipelines.vault import Vault
+    from holdfast.backend.pipelines.vault import BACKUPS, Vault
 
-    return _verified(Vault(open_place(str(place), Path.cwd())), backup)
+    return _verified(Vault(open_place(str(place), Path.cwd()), BACKUPS), backup)
 
 
 def _verified(vault: "Vault", backup: str | None) -> "Proof":
@@ -153,9 +153,9 @@ def restore(
     """
     from holdfast.backend.pipelines.backup import find_backup
     from holdfast.backend.pipelines.restore import empty_place
-    from holdfast.backend.pipelines.vault import Vault
+    from holdfast.backend.pipelines.vault import BACKUPS, Vault
 
-    vault = Vault(open_place(str(place), Path.cwd()))
+    vault = Vault(open_place(str(place), Path.cwd()), BACKUPS)
     found = find_backup(vault, backup)
     root = Path(into).resolve()
     storage = {key: value for key, value in (("database", database), ("blobs", blobs)) if value is not None}
@@ -179,9 +179,9 @@ def clone(place: str | Path, into: str | Path) -> "Synced":
     from holdfast.backend.pipelines.pull import pull
     from holdfast.backend.pipelines.remotes import newest_state, nothing_there
     from holdfast.backend.pipelines.restore import empty_place
-    from holdfast.backend.pipelines.vault import Vault
+    from holdfast.backend.pipelines.vault import REMOTE, Vault
 
-    vault = Vault(open_place(str(place), Path.cwd()))
+    vault = Vault(open_place(str(place), Path.cwd()), REMOTE)
     there = newest_state(vault)
     if not there.number:
         raise nothing_there(vault)

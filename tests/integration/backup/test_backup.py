@@ -122,11 +122,11 @@ def test_unchanged_pieces_of_a_database_are_not_sent_again(tmp_path):
 
     path = tmp_path / "log.db"
     path.write_bytes(bytes(PIECE) + b"1" * PIECE + b"2" * 100)
-    first = Vault(FolderPlace(tmp_path / "place"))
+    first = Vault(FolderPlace(tmp_path / "place"), "blobs")
     stored = first.keep_pieces(path)
     with path.open("ab") as file:
         file.write(b"3" * 100)
-    second = Vault(FolderPlace(tmp_path / "place"))
+    second = Vault(FolderPlace(tmp_path / "place"), "blobs")
     grown = second.keep_pieces(path)
     assert (len(stored.pieces), first.sent, second.sent) == (3, 2 * PIECE + 100, 200)
     second.fetch_file(grown, tmp_path / "copy", "the log")

@@ -14,7 +14,7 @@ import yaml
 import holdfast
 from holdfast.backend.store import Audit, Pointers
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotFoundError
-from holdfast.frontend.backups import clone
+from holdfast.frontend.backups import clone, restore, verify_backup
 from tests.integration.backup.world import answers, deliver
 
 
@@ -231,8 +231,18 @@ PULL = ("rename blob: after", "rename pulled raw file: after", "commit pull: bef
         "commit note files: before")  # fmt: skip
 
 
-@pytest.mark.parametrize(("verb", "point"), [*(("push", p) for p in PUSH), *(("pull", p) for p in PULL)])
-@pytest.mark.parametrize("remote", ["folder"], indirect=True)
+BUCKET = ("upload: after#2", "upload new: before", "upload new: after")
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "remote"),
+    [
+        *(("push", point, "folder") for point in PUSH),
+        *(("pull", point, "folder") for point in PULL),
+        *(("push", point, "s3") for point in BUCKET),
+    ],
+    indirect=["remote"],
+)
 def test_killed_anywhere_a_repeat_goes_on(verb, point, origin, remote, tmp_path):
     clone(remote, tmp_path / "two")
     with holdfast.open(origin) as one:
@@ -281,6 +291,29 @@ def test_the_project_file_goes_along_without_where_it_lives(origin, remote, tmp_
         assert "depth: 1" in (tmp_path / "two" / "holdfast.yaml").read_text(encoding="utf-8")
 
 
+def test_one_place_may_hold_everything(copied, trained, s3_url, tmp_path):
+    """Live blobs, backups and a remote in one folder of one bucket: what one forgets, the others keep."""
+    first = copied("原")
+    first.backup(tmp_path / "start")
+    first.close()
+    restore(tmp_path / "start", tmp_path / "live", blobs=s3_url)
+    add_remote(tmp_path / "live", s3_url)
+    with holdfast.open(tmp_path / "live") as project:
+        project.push()
+        project.backup(s3_url)
+        deliver(project, 3, visits=20)
+        project.data.checkout("v1.1", "back")
+        project.backup(s3_url, keep=1)
+    shutil.rmtree(tmp_path / "live" / ".holdfast" / "cache")
+    with holdfast.open(tmp_path / "live") as project:
+        assert answers(project) == trained[1]
+    assert verify_backup(s3_url).replayed
+    clone(s3_url, tmp_path / "clone")
+    with holdfast.open(tmp_path / "clone") as project:
+        project.deploy()
+        assert answers(project) == trained[1]
+
+
 def test_what_is_wrong_is_said(origin, remote, copied, tmp_path):
     with pytest.raises(NotFoundError, match="nothing was pushed there yet"):
         clone(tmp_path / "nothing", tmp_path / "into")
@@ -303,7 +336,7 @@ def test_what_is_wrong_is_said(origin, remote, copied, tmp_path):
 def test_damage_at_a_remote_is_found(origin, remote, tmp_path):
     with holdfast.open(origin) as one:
         digest = one.models.current()[0].serving
-    blob = Path(remote) / "blobs" / digest[:2] / digest[2:]
+    blob = Path(remote) / "objects" / digest[:2] / digest[2:]
     content = blob.read_bytes()
     blob.write_bytes(b"!" + content[1:])
     with pytest.raises(IntegrityError, match=r"serving file of model .* is damaged there"):
@@ -314,7 +347,7 @@ def test_damage_at_a_remote_is_found(origin, remote, tmp_path):
     with holdfast.open(origin) as one:
         assert (one.push().bytes, blob.read_bytes()) == (len(content), content)
     record = next(
-        file for file in (Path(remote) / "blobs").glob("*/*") if b'"algorithm":"xgboost"' in file.read_bytes()
+        file for file in (Path(remote) / "objects").glob("*/*") if b'"algorithm":"xgboost"' in file.read_bytes()
     )
     record.unlink()
     with pytest.raises(NotFoundError, match="record of a model is missing there"):

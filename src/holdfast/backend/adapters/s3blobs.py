@@ -1,4 +1,4 @@
-"""Blobs in a bucket, with a local cache: `blobs/ab/cdef...` by SHA-256.
+"""Blobs in a bucket, with a local cache: `storage/ab/cdef...` by SHA-256.
 
 Everything is written to the cache first, so that its hash is known and it can be read at once, and then uploaded; the
 blob is there when it is in the bucket. What is read is downloaded once, and its hash checked. The cache may be deleted
@@ -16,7 +16,8 @@ from holdfast.errors import IntegrityError, NotFoundError
 
 __all__ = ["S3Blobs"]
 
-_FOLDER = "blobs"
+_FOLDER = "storage"
+"""Backups and remotes in the same place have folders of their own."""
 
 
 class S3Blobs:

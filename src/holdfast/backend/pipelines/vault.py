@@ -1,7 +1,8 @@
 """Content-addressed files of a place: what backups and remotes are made of.
 
-`blobs/ab/cdef...` holds a file under its SHA-256, so what is there is never sent again, whatever it is called. A list
-of what belongs together (a backup, a remote's state) is written last, under a name of its own.
+`<folder>/ab/cdef...` holds a file under its SHA-256, so what is there is never sent again, whatever it is called. What
+belongs together (a backup, a remote's state) is listed last, under a name of its own. Backups and remotes have folders
+of their own, so that a place may hold both: what one of them forgets, the other keeps.
 """
 
 import shutil
@@ -19,11 +20,13 @@ from holdfast.backend.store.disk import disk_errors
 from holdfast.backend.store.files import sha256_of, sha256_of_file
 from holdfast.errors import FileError, IntegrityError, NotFoundError
 
-__all__ = ["PIECE", "Stored", "Vault", "all_at_once", "scratch_folder"]
+__all__ = ["BACKUPS", "PIECE", "REMOTE", "Stored", "Vault", "all_at_once", "scratch_folder"]
 
+BACKUPS = "blobs"
+REMOTE = "objects"
+"""Folders of the blobs of backups, and of remotes."""
 PIECE = 1 << 20
 """Bytes of the pieces that databases are kept in: what did not change since the last backup is not sent again."""
-_FOLDER = "blobs"
 _AT_ONCE = 8
 
 
@@ -42,17 +45,18 @@ class Stored:
 
 
 class Vault:
-    """The blobs of one place. Counts what it sends and what it receives, in bytes."""
+    """The blobs in one folder of a place. Counts what it sends and what it receives, in bytes."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, folder: str) -> None:
         self.place = place
+        self._folder = folder
         self.sent = self.received = 0
         self._counting = threading.Lock()
 
     @cached_property
     def known(self) -> set[str]:
         """Digests of all blobs that are there; listed once."""
-        return {name.removeprefix(f"{_FOLDER}/").replace("/", "") for name in self.place.names(_FOLDER)}
+        return {name.removeprefix(f"{self._folder}/").replace("/", "") for name in self.place.names(self._folder)}
 
     def keep(self, digest: str, path: Path, what: str) -> None:
         """Keep a file under its recorded digest. FileError or IntegrityError, naming file and `what` it is, when it is
@@ -65,8 +69,8 @@ class Vault:
         if found != digest:
             raise IntegrityError(
                 f"{what} is not what was recorded", where={"file": str(path), "recorded": digest, "found": found},
-                hint=f"If an earlier backup has it, copy {_name(digest)} of that place over the file. "
-                "Else deliver, or train, again what it is of.",
+                hint=f"If an earlier backup has it, copy {BACKUPS}/{digest[:2]}/{digest[2:]} of that place over the"
+                " file. Else deliver, or train, again what it is of.",
             )  # fmt: skip
         self._send(digest, path, size)
 
@@ -96,7 +100,7 @@ class Vault:
     def read(self, digest: str, what: str) -> bytes:
         """The content of a blob. IntegrityError when it is damaged, NotFoundError when it is gone."""
         try:
-            data = self.place.get(_name(digest))
+            data = self.place.get(self._name(digest))
         except NotFoundError as error:
             raise self._gone(digest, what) from error
         self._received(len(data))
@@ -107,7 +111,7 @@ class Vault:
     def fetch(self, digest: str, path: Path, what: str) -> None:
         """Copy a blob to a local path; errors as of `read`, and then nothing is left there."""
         try:
-            self.place.fetch(_name(digest), path)
+            self.place.fetch(self._name(digest), path)
             found = sha256_of_file(path)
         except NotFoundError as error:
             raise self._gone(digest, what) from error
@@ -135,11 +139,11 @@ class Vault:
     def forget(self, digests: Iterable[str]) -> None:
         """Delete blobs."""
         for digest in digests:
-            self.place.delete(_name(digest))
+            self.place.delete(self._name(digest))
             self.known.discard(digest)
 
     def _send(self, digest: str, source: bytes | Path, size: int) -> None:
-        self.place.put(_name(digest), source)
+        self.place.put(self._name(digest), source)
         self.known.add(digest)
         with self._counting:
             self.sent += size
@@ -163,21 +167,20 @@ class Vault:
                 hint="Check path and rights, then repeat.",
             ) from error  # fmt: skip
 
+    def _name(self, digest: str) -> str:
+        return f"{self._folder}/{digest[:2]}/{digest[2:]}"
+
     def _gone(self, digest: str, what: str) -> NotFoundError:
         return NotFoundError(
-            f"{what} is missing there", where={"place": self.place.url, "file": _name(digest)},
+            f"{what} is missing there", where={"place": self.place.url, "file": self._name(digest)},
             hint="Somebody deleted it. Use another backup or remote, or make a new one from a project that has it.",
         )  # fmt: skip
 
     def _damaged(self, digest: str, what: str) -> IntegrityError:
         return IntegrityError(
-            f"{what} is damaged there", where={"place": self.place.url, "file": _name(digest)},
+            f"{what} is damaged there", where={"place": self.place.url, "file": self._name(digest)},
             hint="Delete that file and back up or push again from a project that has it; else use another backup.",
         )  # fmt: skip
-
-
-def _name(digest: str) -> str:
-    return f"{_FOLDER}/{digest[:2]}/{digest[2:]}"
 
 
 def all_at_once(work: Callable[[Any], None], items: Iterable[Any]) -> None:
