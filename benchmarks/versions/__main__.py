@@ -25,9 +25,8 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from report import Row, write  # noqa: E402
-
 import holdfast  # noqa: E402
+from report import Row, write  # noqa: E402
 
 ENV = ROOT / "benchmarks" / ".envs" / "dvc"
 DVC = "dvc==3.67.1"

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from holdfast.backend.records import Freshness, Key, OnlineRow, Vector
+from holdfast.backend.records import Freshness, Key, OnlineRow, Stat, Vector
 
-__all__ = ["Blobs", "Clock", "OnlineStore"]
+__all__ = ["Blobs", "Clock", "OnlineStore", "Place"]
 
 
 class Clock(Protocol):
@@ -40,8 +40,8 @@ class Blobs(Protocol):
         """Whether the blob is there."""
         ...
 
-    def put_at(self, digest: str) -> int:
-        """When the content was last put (instant), also if it was there already. NotFoundError if absent."""
+    def about(self, digest: str) -> Stat:
+        """The blob's size, and when it was last put, also if it was there already. NotFoundError if absent."""
         ...
 
     def delete(self, digest: str, *, unless_put_since: int | None = None) -> bool:
@@ -54,6 +54,49 @@ class Blobs(Protocol):
 
     def __iter__(self) -> Iterator[str]:
         """All addresses, in any order; unfinished puts never show."""
+        ...
+
+
+class Place(Protocol):
+    """Somewhere to keep files by name: a folder, or a bucket. Backups and remotes live there.
+
+    A name is one or several words of `a-z A-Z 0-9 . _ -` with `/` between them, none of them beginning with a dot;
+    InputError for any other. A file is there whole or not at all, also after `kill -9`. All methods are safe in any
+    number of threads and processes at once. UnavailableError when the place cannot be reached, LimitError when it is
+    full, FileError when it cannot be written.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people, without secrets."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """The content of a file; NotFoundError if absent."""
+        ...
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file to a local path, which must not exist; NotFoundError if absent. Memory does not grow with it."""
+        ...
+
+    def put(self, name: str, source: bytes | Path) -> None:
+        """Keep bytes, or a copy of a local file, replacing what has the name. Memory does not grow with a file."""
+        ...
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Keep bytes under a name that nobody has: of all who try at once exactly one gets True."""
+        ...
+
+    def about(self, name: str) -> Stat | None:
+        """A file's size, and when it was put; None if absent."""
+        ...
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Names (whole) of all files below `folder`, in any order; unfinished ones never show."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; removing what is absent succeeds."""
         ...
 
 

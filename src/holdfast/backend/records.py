@@ -25,6 +25,7 @@ __all__ = [
     "RawFile",
     "RawTable",
     "Run",
+    "Stat",
     "Value",
     "Vector",
     "new_id",
@@ -224,6 +225,13 @@ class Vector(NamedTuple):
     made_at: int
     expires_at: int | None
     origin: str
+
+
+class Stat(NamedTuple):
+    """Of something kept: its size, and the instant when it was last put."""
+
+    bytes: int
+    put_at: int
 
 
 class Freshness(NamedTuple):

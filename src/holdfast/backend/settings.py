@@ -5,10 +5,11 @@ Every default of the file is written here once. `Layout` names the folders.
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,7 @@ from holdfast.core.timeline import Known, Step, parse_duration, parse_instant, z
 from holdfast.core.words import parse_size
 from holdfast.errors import ConfigError, InputError, nearest
 
-__all__ = ["ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings",
+__all__ = ["BackupSettings", "ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings",
            "OnlineSettings", "PlacedError", "SelectionSettings", "ServingSettings", "Settings", "SplitSettings",
            "StorageSettings", "TableSettings", "TargetSettings", "TrainingSettings", "TransformSettings",
            "unknown"]  # fmt: skip
@@ -392,6 +393,43 @@ class StorageSettings(_Model):
         return value
 
 
+def _place(value: str) -> str:
+    if "://" in value and not _S3.fullmatch(value):
+        raise ValueError("a place is a folder, or a URL such as s3://bucket/folder")
+    return value
+
+
+PlaceUrl = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+"""A folder, relative to the project's, or a bucket."""
+
+
+class BackupSettings(_Model):
+    """Where backups go, when (a cron line in the project's time zone), and how many are kept; None: all."""
+
+    to: PlaceUrl | None = None
+    schedule: str | None = None
+    keep: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _scheduled(self) -> Self:
+        if self.schedule is None:
+            return self
+        from cronsim import CronSim, CronSimError
+
+        try:
+            CronSim(self.schedule, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise PlacedError(
+                ("backup", "schedule"), f"{self.schedule!r} is no cron line such as `0 3 * * *`: {error}"
+            ) from error
+        if self.to is None:
+            raise PlacedError(("backup", "schedule"), "a schedule needs a place: `backup.to`")
+        return self
+
+
+RemoteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
 class OnlineSettings(_Model):
     """Where online vectors live: `sqlite` (embedded) or the URL of a Redis, which may hold a password."""
 
@@ -451,6 +489,8 @@ class Settings(_Model):
     online: OnlineSettings = OnlineSettings()
     storage: StorageSettings = StorageSettings()
     schedules: dict[str, ScheduleSettings] = {}
+    backup: BackupSettings = BackupSettings()
+    remotes: dict[RemoteName, PlaceUrl] = {}
     feature_groups: dict[str, FeatureGroupSettings] = {}
 
     @field_validator("timezone")

@@ -13,7 +13,8 @@ from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
 from holdfast.backend.project_file import load
 from holdfast.backend.settings import Settings
-from holdfast.backend.store.trouble import explained
+from holdfast.backend.store.disk import explained
+from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.backend.api.control import ControlRooms
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from holdfast.backend.features.groups import Groups
     from holdfast.backend.features.vectors import OnlineFeatures
     from holdfast.backend.jobs import Engine, Schedules
+    from holdfast.backend.pipelines.backup import BackupRooms
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
+    from holdfast.backend.pipelines.push import RemoteRooms
     from holdfast.backend.pipelines.trace import Lineage
-    from holdfast.backend.ports import Blobs, Clock, OnlineStore
+    from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place
     from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
@@ -35,17 +38,21 @@ if TYPE_CHECKING:
     from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
-__all__ = ["Services", "file_reader"]
+__all__ = ["Services", "file_reader", "open_place"]
 
 
 class Services:
-    """The rooms of one project, each made when it is first asked for. ConfigError when the project file is wrong."""
+    """The rooms of one project, each made when it is first asked for. ConfigError when the project file is wrong.
 
-    def __init__(self, root: Path) -> None:
+    With `log`, the process writes its log there from now on.
+    """
+
+    def __init__(self, root: Path, *, log: bool = True) -> None:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
-        with explained(str(self.layout.logs)):
-            start_logging(self.layout.logs)
+        if log:
+            with explained(str(self.layout.logs)):
+                start_logging(self.layout.logs)
 
     @cached_property
     def own(self) -> "tuple[Primitive, ...]":
@@ -63,10 +70,15 @@ class Services:
 
     @cached_property
     def blobs(self) -> "Blobs":
-        """Content-addressed files of the project."""
+        """Content-addressed files of the project, where `storage.blobs` says."""
         from holdfast.backend.adapters.localfs import LocalBlobs
+        from holdfast.backend.adapters.places3 import S3Place
+        from holdfast.backend.adapters.s3blobs import S3Blobs
 
-        return LocalBlobs(self.layout.private / "blobs")
+        url = self.settings.storage.blobs
+        if url == "local":
+            return LocalBlobs(self.layout.private / "blobs")
+        return S3Blobs(S3Place(url), self.layout.private / "cache")
 
     @cached_property
     def store(self) -> "Store":
@@ -239,6 +251,22 @@ class Services:
         self.close()
         work(partial(Services, root), processes=processes, drain=drain)
 
+    @property
+    def backup_rooms(self) -> "BackupRooms":
+        """What a backup is made of."""
+        from holdfast.backend.pipelines.backup import BackupRooms
+
+        return BackupRooms(
+            self.settings.project, self.settings.plugins, self.layout, self.store, self.blobs, self.clock
+        )  # fmt: skip
+
+    @property
+    def remote_rooms(self) -> "RemoteRooms":
+        """What pushes and pulls work with."""
+        from holdfast.backend.pipelines.push import RemoteRooms
+
+        return RemoteRooms(**vars(self.backup_rooms), datasets=self.datasets, registry=self.registry)
+
     def status(self) -> dict[str, Any]:
         """The whole at a glance: the data, and per target its models and what is deployed."""
         from holdfast.backend.pipelines.status import status
@@ -293,6 +321,20 @@ def _open_control(root: Path) -> "ControlRooms":
         newest=services.newest,
         online=services.online,
     )
+
+
+def open_place(url: str, root: Path) -> "Place":
+    """A folder (relative to `root`) or `s3://bucket/folder`. ConfigError for another URL."""
+    from holdfast.backend.adapters.placefolder import FolderPlace
+    from holdfast.backend.adapters.places3 import S3Place
+
+    if url.startswith("s3://"):
+        return S3Place(url)
+    if "://" in url:
+        raise ConfigError(
+            f"{url!r} is no place that files can be kept in", hint="Give a folder, or s3://bucket/folder."
+        )
+    return FolderPlace((root / Path(url).expanduser()).resolve())
 
 
 @contextmanager

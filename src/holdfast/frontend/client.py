@@ -18,6 +18,7 @@ from holdfast.backend.logging import LOGGER
 from holdfast.backend.project_file import parse
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.backups import BackupVerbs
 from holdfast.frontend.features import FeatureVerbs, Progress
 from holdfast.frontend.versions import VersionVerbs
 
@@ -47,7 +48,7 @@ _LOGGED_AS = {
 """The part of the system that a kind of job shows as in the log."""
 
 
-class Project(FeatureVerbs, VersionVerbs):
+class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from holdfast.backend.records import Stat
 from holdfast.backend.store.files import place, sha256_of
 from holdfast.errors import IntegrityError, NotFoundError
 
@@ -58,9 +59,10 @@ class LocalBlobs:
         """Whether the blob is there."""
         return self._place(digest).is_file()
 
-    def put_at(self, digest: str) -> int:
-        """When the content was last put: the file's time."""
-        return self.path(digest).stat().st_mtime_ns // 1000
+    def about(self, digest: str) -> Stat:
+        """Its size and when it was put."""
+        stat = self.path(digest).stat()
+        return Stat(stat.st_size, stat.st_mtime_ns // 1000)
 
     def delete(self, digest: str, *, unless_put_since: int | None = None) -> bool:
         """Remove the blob, if it is there and was not put since."""

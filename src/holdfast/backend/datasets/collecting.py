@@ -123,7 +123,7 @@ def _give_up(datasets: Datasets, store: Store, keep: int | None) -> tuple[list[G
 def _look(blobs: Blobs, digests: Iterable[str], parts: dict[str, str]) -> Iterator[tuple[Gone, int]]:
     for digest in digests:
         try:
-            put_at, size = blobs.put_at(digest), blobs.path(digest).stat().st_size
+            size, put_at = blobs.about(digest)
         except (NotFoundError, FileNotFoundError):
             continue
         table = parts.get(digest)

@@ -87,8 +87,8 @@ class Features:
         raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
 
     def path(self, record: MatrixRecord) -> Path:
-        """The Parquet file of a matrix."""
-        return self._layout.root / record.path
+        """The Parquet file of a matrix. NotFoundError when it is gone."""
+        return self._blobs.path(record.sha256)
 
     def partial(self, target: str) -> Path:
         """Where finished parts of a target's matrix wait until the whole is saved."""
@@ -164,7 +164,7 @@ class Features:
 
     def _remember(self, draft: MatrixRecord, digest: str) -> MatrixRecord:
         identity = sha256_of(f"{draft.target}\0{draft.dataset}\0{draft.feature_set}\0{digest}".encode())
-        path = self._blobs.path(digest).relative_to(self._layout.root).as_posix()
+        path = self._blobs.path(digest).relative_to(self._layout.root).as_posix()  # of the cache where blobs are afar
         values = {**_fields(draft), "id": identity, "path": path, "sha256": digest, "made_at": self._clock.now()}
         with self._store.write("register matrix") as connection:
             row = connection.execute(sa.select(matrices).where(matrices.c.id == identity)).first()

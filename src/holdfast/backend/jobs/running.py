@@ -12,8 +12,8 @@ from holdfast.backend.jobs.queue import ACTIVE, Claim, Queue
 from holdfast.backend.jobs.tables import jobs
 from holdfast.backend.records import Job
 from holdfast.backend.store import Leases, acting, fenced
+from holdfast.backend.store.disk import explained
 from holdfast.backend.store.leases import locked, patient
-from holdfast.backend.store.trouble import explained
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
 __all__ = ["Engine", "Handler", "Running"]

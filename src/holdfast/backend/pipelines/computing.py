@@ -23,7 +23,7 @@ from holdfast.core.features.pieces import Column, assemble, compact
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.world import World
 from holdfast.core.words import parse_size
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, IntegrityError, NotFoundError
 
 __all__ = ["Job", "compute_values"]
 
@@ -82,9 +82,14 @@ def _taken_over(
         except ConfigError:  # of a primitive that has changed since
             continue
         places = reusable(old, job.feature_set)
-        path = features.path(record)
+        if not places:
+            continue
         # What is gone or is not what was written answers nothing.
-        if not places or not path.is_file() or sha256_of_file(path) != record.sha256:
+        try:
+            path = features.path(record)
+        except (NotFoundError, IntegrityError):
+            continue
+        if sha256_of_file(path) != record.sha256:
             continue
         at, rows, columns = earlier_values(path, old, job.feature_set, places, job.asked)
         some = replace(job.feature_set, features=tuple(job.feature_set.features[place] for place in places))

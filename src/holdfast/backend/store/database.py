@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from holdfast.backend.store.crashpoints import crash_point
+from holdfast.backend.store.disk import explained
 from holdfast.backend.store.heads import AUDITED, AuditHead, keep_head, read_head
 from holdfast.backend.store.migrations import HEAD
-from holdfast.backend.store.trouble import explained
 from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
 
-__all__ = ["Fence", "Store", "fenced", "metadata"]
+__all__ = ["Fence", "Store", "fenced", "metadata", "unfenced"]
 
 metadata = sa.MetaData()
 """Every room hangs its tables on this."""
@@ -39,6 +39,16 @@ _open: ContextVar[tuple[tuple["Store", sa.Connection], ...]] = ContextVar("open"
 def fenced(fence: Fence) -> Iterator[None]:
     """Check `fence` in every write transaction that this thread begins within the block."""
     token = _fences.set((*_fences.get(), fence))
+    try:
+        yield
+    finally:
+        _fences.reset(token)
+
+
+@contextmanager
+def unfenced() -> Iterator[None]:
+    """Write within the block to another database, such as a copy, which knows nothing of the leases held here."""
+    token = _fences.set(())
     try:
         yield
     finally:

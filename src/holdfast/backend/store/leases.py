@@ -32,7 +32,7 @@ __all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "locked", "patient", 
 
 LENGTH = 30.0
 """Seconds without a beat after which a lease may be taken over."""
-ORDER = ("job", "checkpoint", "data", "deployment", "model", "group")
+ORDER = ("job", "backup", "remote", "checkpoint", "data", "deployment", "model", "group")
 """Kinds of leases (what is before the first colon) in the order in which they may be taken within each other."""
 
 _SECOND = 1_000_000
@@ -250,9 +250,12 @@ class Leases:
 def locked(holder: Holder) -> LockedError:
     """The error that says who holds a lease."""
     kind, _, name = holder.name.partition(":")
-    what = {"data": "the data", "model": f"the training of {name}", "group": f"feature group {name}"}.get(
-        kind, holder.name
-    )
+    what = {
+        "data": "the data",
+        "backup": "the backup",
+        "model": f"the training of {name}",
+        "group": f"feature group {name}",
+    }.get(kind, holder.name)
     return LockedError(
         f"{what} is held by process {holder.pid} on {holder.host} since {isoformat(holder.since)} ({holder.doing})",
         where={"lease": holder.name, "pid": holder.pid, "host": holder.host, "since": isoformat(holder.since)},
