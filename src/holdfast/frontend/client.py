@@ -20,6 +20,7 @@ from holdfast.backend.wiring import Services, file_reader
 from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.undo import UndoVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,10 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Project", "init"]
 
-_MASK = "***"
 
-
-class Project(FeatureVerbs):
+class Project(FeatureVerbs, UndoVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
@@ -109,14 +108,13 @@ class Project(FeatureVerbs):
         """
         import pyarrow as pa
 
+        from holdfast.backend.pipelines.masking import mask_rows, personal_columns
         from holdfast.core.schema import SYSTEM_FIELDS
 
-        described = self.data.schema(version).table(table)
-        rows = self.data.read(version, [table], current_only=not history)[table]
-        for column in described.columns:
-            if column.personal:
-                masked = pa.array([_MASK if value.is_valid else None for value in rows[column.name]], pa.string())
-                rows = rows.set_column(rows.column_names.index(column.name), column.name, masked)
+        schema = self.data.schema(version)
+        rows = self.data.read(version, [schema.table(table).name], current_only=not history)[table]
+        self._told(f"table:{table}", version=version or "current", rows=len(rows), history=history)
+        rows = mask_rows(rows, personal_columns(self.settings, schema)[table])
         local = pa.timestamp("us", tz=self.settings.timezone)
         rows = rows.cast(pa.schema([f.with_type(local) if pa.types.is_timestamp(f.type) else f for f in rows.schema]))
         return rows if history else rows.drop_columns([n for n in SYSTEM_FIELDS if n in rows.column_names])
@@ -292,7 +290,9 @@ class Project(FeatureVerbs):
         try:
             found = self.models.get(name)
         except NotFoundError:
-            return trace_prediction(self._services.lineage, name)
+            traced = trace_prediction(self._services.lineage, name)
+            self._told(f"prediction:{name}")
+            return traced
         return trace_model(self._services.lineage, found.id)
 
     def status(self) -> dict[str, Any]:
@@ -306,7 +306,8 @@ class Project(FeatureVerbs):
         log.info("%s: begin", what)
         started = perf_counter()
         try:
-            yield
+            with self._kept(module, what):
+                yield
         except HoldfastError as error:
             log.error("%s: %s: %s", what, error.code, error)  # noqa: TRY400 - the traceback of a said error tells nothing
             raise

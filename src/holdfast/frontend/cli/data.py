@@ -156,6 +156,7 @@ def compare(
 ) -> None:
     """Compare two versions: schema, and rows added, removed and changed."""
     found = session.project.data.compare(before, after)
+    shown = session.project.masked(found.to_dict(), after)
 
     def human() -> None:
         session.say(*(f"schema: {line}" for line in found.schema))
@@ -164,7 +165,7 @@ def compare(
             [(name, t.added, t.removed, t.changed, t.same) for name, t in found.tables.items()],
         )
 
-    session.show(found, human)
+    session.show(shown, human)
 
 
 def checkout(
@@ -181,7 +182,7 @@ def quarantine(
     session: Session, version: Annotated[str | None, _VERSION] = None, limit: Annotated[int, _LIMIT] = 50
 ) -> None:
     """List the rows that were kept out, with file, row, column and reason."""
-    found = session.project.data.quarantine(version)
+    found = session.project.faults(version)
     rows = found.slice(0, limit)
 
     def human() -> None:
