@@ -2,7 +2,7 @@
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
-__all__ = ["Services", "file_reader"]
+__all__ = ["Services", "empty_rows", "file_reader"]
 
 
 class Services:
@@ -254,6 +254,13 @@ def _open_control(root: Path) -> "ControlRooms":
         newest=services.newest,
         online=services.online,
     )
+
+
+def empty_rows(path: Path, raw: "RawTable", rows: Sequence[int]) -> bytes | None:
+    """The content of a raw file with some rows empty; None where that cannot be. See `adapters.files.emptying`."""
+    from holdfast.backend.adapters.files.emptying import empty_rows
+
+    return empty_rows(path, raw, rows)
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.backend.wiring import Services
+from holdfast.backend.wiring import Services, empty_rows, file_reader
 from holdfast.core.timeline import parse_instant
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from holdfast.backend.pipelines.erase import Erased
     from holdfast.backend.pipelines.integrity import Finding
     from holdfast.backend.pipelines.travel import Travelled
     from holdfast.backend.store import AuditEntry, AuditHead
@@ -97,6 +98,18 @@ class UndoVerbs:
 
         return export(self._services.store, Path(file))
 
+    def erase(self, table: str, key: str, reason: str, *, dry_run: bool = False, drop_raw: bool = False) -> "Erased":
+        """Erase the row of `table` with `key` and all rows that link to it, from everything but the models.
+
+        `drop_raw` empties raw files whole whose rows cannot be emptied one by one. See the manual's page on privacy.
+        """
+        from holdfast.backend.pipelines.belongings import RawAccess
+        from holdfast.backend.pipelines.erase import erase
+
+        with self._verb("erase", table), file_reader() as read:
+            raw = RawAccess(read, empty_rows)
+            return erase(self._services, raw, table, key, reason, dry_run=dry_run, drop_raw=drop_raw)
+
     def faults(self, version: str | None = None) -> "pa.Table":
         """Rows kept out of a version, with personal values masked, also those of columns marked personal since."""
         import pyarrow as pa
@@ -123,6 +136,9 @@ class UndoVerbs:
     @contextmanager
     def _kept(self, module: str, what: str) -> Iterator[None]:
         """Keep a checkpoint while a change runs."""
+        from holdfast.backend.pipelines.forgetting import finish_interrupted
+
+        finish_interrupted(self._services)
         if module not in _MOVES:
             yield
             return

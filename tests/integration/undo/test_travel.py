@@ -180,9 +180,8 @@ def test_checkpoints_of_dead_processes_are_settled(sqlite_project):
     with rooms.store.write("test") as connection:
         Checkpoints(connection).add("check_1", "died early", at=1, why="x", maker=dead)
         Checkpoints(connection).add("check_2", "died late", at=2, why="y", maker=dead)
-        connection.exec_driver_sql(
-            "UPDATE checkpoints SET pointers = replace(pointers, '\"dataset\": \"', '\"dataset\": \"old') WHERE id='check_2'"
-        )
+        moved = 'UPDATE checkpoints SET pointers = replace(pointers, \'"dataset": "\', \'"dataset": "old\')'
+        connection.exec_driver_sql(f"{moved} WHERE id = 'check_2'")
     assert [(one.name, one.maker) for one in sqlite_project.checkpoints()] == [("died late", "")]
 
 

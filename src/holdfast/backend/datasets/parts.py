@@ -3,7 +3,7 @@
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,14 @@ class PartStore:
         rows = pq.read_table(path, memory_map=True)
         self._remember(digest, rows)
         return rows
+
+    def forget(self, digests: Collection[str]) -> None:
+        """Forget parts that were deleted."""
+        with self._lock:
+            for digest in digests:
+                self._checked.discard(digest)
+                if digest in self._cache:
+                    self._cached_bytes -= self._cache.pop(digest).nbytes
 
     def _remember(self, digest: str, rows: pa.Table) -> None:
         size = rows.nbytes

@@ -1,7 +1,7 @@
 """The room's tables and their rows as records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
-__all__ = ["Part", "add_files", "add_parts", "add_version", "chain", "datasets", "files_of", "parts_of", "to_version"]
+__all__ = ["Part", "add_files", "add_parts", "add_version", "chain", "datasets", "files_of", "parts_of", "swap_parts",
+           "to_version"]  # fmt: skip
 
 datasets = sa.Table(
     "datasets",
@@ -166,6 +167,13 @@ def parts_of(connection: sa.Connection, version: str) -> list[Part]:
         Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
         for row in connection.execute(query)
     ]
+
+
+def swap_parts(connection: sa.Connection, swapped: Mapping[str, Part]) -> None:
+    """Let the manifests of all versions name other parts in the place of some, which are given by their digest."""
+    for digest, part in swapped.items():
+        values = {"digest": part.digest, "rows": part.rows, "bytes": part.bytes, "ranges": _json(part.ranges)}
+        connection.execute(_parts.update().where(_parts.c.digest == digest).values(**values))
 
 
 def add_files(connection: sa.Connection, version: str, files: Sequence[RawFile]) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.face import MANIFEST
+from holdfast.backend.pipelines.forgetting import unfinished
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.registry.face import read_manifest
 from holdfast.backend.store import Leases
@@ -103,7 +104,11 @@ def raw_findings(rooms: Rooms) -> Callable[[Tables, bool], Iterator[Finding]]:
     begun = _delivery(intent)
 
     def compared(tables: Tables, deep: bool) -> Iterator[Finding]:
-        yield from _recorded(rooms, tables, deep)
+        if unfinished(rooms):
+            if not Leases(rooms.store, rooms.clock).holders("data"):
+                yield Finding("behind", "erasure", "it was interrupted; the next change finishes it")
+        else:
+            yield from _recorded(rooms, tables, deep)
         known = {row["path"] for row in tables["dataset_files"]}
         busy = {holder.name for holder in Leases(rooms.store, rooms.clock).holders("data")}
         if "data" in busy:

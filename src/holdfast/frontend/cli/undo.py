@@ -23,7 +23,7 @@ _DRY = typer.Option("--dry-run", help="Only say what would be done.")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for function in (at, rollback, check):
+    for function in (at, rollback, check, erase):
         command(app)(function)
     kept: dict[str, Callable[..., None]] = {"create": create, "list": list_, "restore": restore, "remove": remove}
     _group(app, "checkpoint", "Where everything points, kept under a name.", kept)
@@ -130,6 +130,34 @@ def check(
     session.show(found, human)
     if any(one.level == "broken" for one in found):
         raise typer.Exit(1)
+
+
+def erase(
+    session: Session,
+    *,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The table of persons.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Whom.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why: all that the record will say.")],
+    dry_run: Annotated[bool, _DRY] = False,
+    drop_raw: Annotated[
+        bool, typer.Option("--drop-raw", help="Empty raw files whole whose rows cannot be emptied one by one.")
+    ] = False,
+) -> None:
+    """Erase a person: the row, and all rows that link to it, from every version, file, matrix and log."""
+    found = session.project.erase(table, key, reason, dry_run=dry_run, drop_raw=drop_raw)
+
+    def human() -> None:
+        rows = [(f"rows of {name}", count) for name, count in found.rows.items()]
+        rows += [(f"rows of {path}", count) for path, count in found.files.items()]
+        rows += [("matrices", found.matrices)]
+        rows += [] if dry_run else [("vectors", found.vectors), ("predictions", found.predictions)]
+        session.table(("would be erased" if dry_run else "erased", ""), rows)
+        session.say(*(f"emptied whole: {path}" for path in found.dropped))
+        session.say(*(f"look into it yourself, no table claims it: {path}" for path in found.unread))
+        session.say(*(f"trained with these rows: {model}; train again" for model in found.models))
+        session.say("nothing was changed" if dry_run else f"recorded as erasure:{found.id}")
+
+    session.show(found, human)
 
 
 def audit_list(
