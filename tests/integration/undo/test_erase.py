@@ -1,6 +1,7 @@
 """An erased person is nowhere, and everything else is what it was."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -266,9 +267,11 @@ def test_killed_at_every_point_it_is_done_or_not_and_then_finished(filled, tmp_p
     assert erase_and_die(probe, f"@{told}") == 0
     points = list(dict.fromkeys(line for line in told.read_text().splitlines() if "leases" not in line))
     assert any("commit erase" in point for point in points)
-    # Those around the commit and after it; of the many blobs before it, the first.
+    # Each kind of point from the intent on, once: of the many files and blobs the first.
     first = next(n for n, point in enumerate(points) if "erasing.json" in point)
-    chosen = [points[0], *points[first:]]
+    kinds = {re.sub(r"\S+\.csv|#\d+", "", point): point for point in reversed(points[first:])}
+    chosen = [points[0], *kinds.values()]
+    assert len(chosen) > 10
     for number, point in enumerate(chosen):
         root = tmp_path / str(number)
         shutil.copytree(filled, root)
