@@ -148,13 +148,13 @@ def erase(
 
     def human() -> None:
         rows = [(f"rows of {name}", count) for name, count in found.rows.items()]
-        rows += [(f"rows of {path}", count) for path, count in found.files.items()]
-        rows += [("matrices", found.matrices)]
+        rows += [(f"rows in {len(found.files)} raw files", sum(found.files.values())), ("matrices", found.matrices)]
         rows += [] if dry_run else [("vectors", found.vectors), ("predictions", found.predictions)]
         session.table(("would be erased" if dry_run else "erased", ""), rows)
         session.say(*(f"emptied whole: {path}" for path in found.dropped))
         session.say(*(f"look into it yourself, no table claims it: {path}" for path in found.unread))
-        session.say(*(f"trained with these rows: {model}; train again" for model in found.models))
+        if found.models:
+            session.say(f"trained with these rows, train again: {cell(found.models)}")
         session.say("nothing was changed" if dry_run else f"recorded as erasure:{found.id}")
 
     session.show(found, human)

@@ -5,6 +5,7 @@ A line of text becomes an empty line, a row of a sheet or of a Parquet file one 
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,10 @@ def _parquet(path: Path, raw: RawTable, rows: set[int]) -> bytes:
 def _sheet(path: Path, sheet: str, rows: Sequence[int]) -> bytes:
     import openpyxl
 
-    book = openpyxl.load_workbook(path)
+    with warnings.catch_warnings():
+        # What it leaves out (styles, pictures) it only warns of; the caller compares all values.
+        warnings.simplefilter("ignore", UserWarning)
+        book = openpyxl.load_workbook(path)
     for row in rows:
         for cell in book[sheet][row]:
             cell.value = None
