@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from holdfast.frontend.cli.render import cell, when
 from holdfast.frontend.cli.session import Session, command
-
-if TYPE_CHECKING:
-    from holdfast.backend.pipelines.travel import Travelled
 
 __all__ = ["register"]
 
@@ -67,7 +64,7 @@ def rollback(
     session.show(found, lambda: _travelled(session, found))
 
 
-def _travelled(session: Session, found: "Travelled") -> None:
+def _travelled(session: Session, found: Any) -> None:
     if not found.steps:
         session.say(f"everything is as it was at {found.to}")
         return
