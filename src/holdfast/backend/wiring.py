@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.backend.features import Features
     from holdfast.backend.features.groups import Groups
     from holdfast.backend.features.vectors import OnlineFeatures
+    from holdfast.backend.jobs import Engine, Schedules
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.trace import Lineage
@@ -199,6 +200,42 @@ class Services:
             dataset=self.datasets.get,
             raw_files=self.datasets.files,
         )
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """Runs jobs: every pipeline, durably."""
+        from holdfast.backend.jobs import Engine, Queue
+        from holdfast.backend.pipelines.handlers import PipelineRooms, handlers
+
+        queue = Queue(self.store, self.clock)
+        rooms = PipelineRooms(
+            settings=self.settings,
+            queue=queue,
+            datasets=self.datasets,
+            features=self.features,
+            registry=self.registry,
+            sources=lambda: self.sources,
+            store_of_features=lambda: self.feature_rooms,
+            own=lambda: self.own,
+            reader=file_reader,
+        )
+        return Engine(queue, handlers(rooms))
+
+    @property
+    def schedules(self) -> "Schedules":
+        """Sends the jobs of the project file's `schedules`."""
+        from holdfast.backend.jobs import Schedule, Schedules
+
+        wanted = {name: Schedule(one.cron, one.job, one.arguments) for name, one in self.settings.schedules.items()}
+        return Schedules(self.engine.queue, wanted, self.settings.timezone)
+
+    def work(self, *, processes: int, drain: bool) -> None:
+        """Run jobs until SIGINT or SIGTERM; see `jobs.worker.work`."""
+        from holdfast.backend.jobs.worker import work
+
+        root = self.layout.root
+        self.close()
+        work(partial(Services, root), processes=processes, drain=drain)
 
     def status(self) -> dict[str, Any]:
         """The whole at a glance: the data, and per target its models and what is deployed."""

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.backend.pipelines.integrity import check
 from holdfast.backend.records import Run
-from holdfast.backend.store import Leases
+from holdfast.backend.store import Leases, Pointers
 from holdfast.backend.store.checkpoints import Checkpoints
 from holdfast.backend.store.leases import this_process
 from holdfast.core.timeline import isoformat
@@ -170,6 +170,23 @@ def test_a_change_that_fails_or_succeeds_leaves_no_checkpoint(sqlite_project, tm
     with pytest.raises(HoldfastError):
         sqlite_project.ingest("2024-05", [tmp_path / "2024-03" / "visits.csv"])
     assert sqlite_project.checkpoints() == []
+
+
+def test_the_branch_of_the_data_goes_back_too_and_the_one_that_is_left_keeps_its_tip(sqlite_project):
+    rooms = sqlite_project._services
+    one, other = (sqlite_project.data.get(version).id for version in ("v1.1", "v1.0"))
+    before = isoformat(rooms.clock.now())
+    with rooms.store.write("test") as connection:
+        pointers = Pointers(connection)
+        for name, target in (("branch:main", one), ("dataset.branch", "try"), ("dataset", other)):
+            pointers.move(name, target, at=rooms.clock.now() + 1, why="checkout try")
+    found = sqlite_project.go_back(before)
+    assert [(step.what, step.now, step.then) for step in found.steps] == [
+        ("data", "v1.0", "v1.1"), ("branch", "try", "main"),
+    ]  # fmt: skip
+    with rooms.store.read() as connection:
+        now = Pointers(connection).all()
+    assert (now["dataset"], now.get("dataset.branch"), now["branch:try"]) == (one, None, other)
 
 
 def test_checkpoints_of_dead_processes_are_settled(sqlite_project):

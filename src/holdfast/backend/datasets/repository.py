@@ -237,7 +237,7 @@ class Datasets:
         return self._clock.now()
 
     @contextmanager
-    def changing(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
+    def changing(self, what: str, *, wait: float | None = None) -> Iterator[None]:
         """Hold the lease of the data; first clear away what an interrupted import left.
 
         LockedError when somebody else holds it after `wait` seconds.

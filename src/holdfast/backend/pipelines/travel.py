@@ -23,8 +23,11 @@ from holdfast.errors import ConflictError, HoldfastError, InputError, NotFoundEr
 
 __all__ = ["Moment", "Step", "Travelled", "find_moment", "go_back", "state_at"]
 
-_LIVE = (POINTER, "model:", "deployment:")
-"""What goes back, in this order: the pointer of the data, those of models, those of deployments."""
+_BRANCH = "dataset.branch"
+"""The pointer that holds the name of the current branch of the data, where there are branches."""
+_LIVE = (POINTER, _BRANCH, "model:", "deployment:")
+"""What goes back: the pointer of the data and its branch, those of models, those of deployments."""
+_MAIN = "main"
 _NUMBER = re.compile(r"v\d+\.\d+")
 
 
@@ -176,6 +179,8 @@ def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> T
             Audit(connection).append(
                 "rollback", "project", at=now, details={"to": moment.what, "steps": len(steps), "why": said}
             )
+            if _BRANCH in names:  # the branch that is left keeps its tip
+                pointers.move(f"branch:{before.get(_BRANCH, _MAIN)}", before[POINTER], at=now, why=said)
             for name in names:
                 if name in goal:
                     pointers.move(name, goal[name], at=now, why=said, expect=before.get(name))
@@ -189,7 +194,7 @@ def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> T
 
 
 def _live(name: str) -> bool:
-    return name == POINTER or name.startswith(_LIVE[1:])
+    return name in (POINTER, _BRANCH) or name.startswith(_LIVE[2:])
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
@@ -198,13 +203,15 @@ def _ordered(names: Iterable[str]) -> list[str]:
 
 
 def _leases(names: Iterable[str]) -> list[str]:
-    return ["data", *(name for name in names if name != POINTER)]
+    return ["data", *(name for name in names if name not in (POINTER, _BRANCH))]
 
 
 def _step(rooms: Rooms, name: str, now: str | None, then: str | None) -> Step:
     kind, _, rest = name.partition(":")
     if name == POINTER:
         return Step("data", "", *(_dataset_name(rooms, one) for one in (now, then)))
+    if name == _BRANCH:
+        return Step("branch", "", now or _MAIN, then or _MAIN)
     if kind == "model":
         return Step(
             "model", rest, *("" if one is None else rooms.registry.get(rest, one).version for one in (now, then))

@@ -12,7 +12,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError
-from holdfast.frontend.cli import data, definitions, demo, features, models, project, serving, undo
+from holdfast.frontend.cli import data, definitions, demo, features, jobs, models, project, serving, undo
 from holdfast.frontend.cli.session import complain
 
 __all__ = ["main"]
@@ -36,7 +36,7 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (project, data, features, definitions, models, serving, undo, demo):
+for _module in (project, data, features, definitions, models, serving, jobs, undo, demo):
     _module.register(_app)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from holdfast.errors import InputError
 from holdfast.frontend.cli.render import cell, size, when
-from holdfast.frontend.cli.session import Session, command
+from holdfast.frontend.cli.session import WAIT, Session, command
 
 if TYPE_CHECKING:
     from holdfast.backend.records import DatasetVersion
@@ -43,16 +43,18 @@ def ingest(
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="DIR", help="All folders in DIR that are named by periods.")
     ] = None,
+    *,
     note: Annotated[str, _NOTE] = "",
+    wait: Annotated[float, WAIT] = 0.0,
 ) -> None:
     """Import delivered files as a new version of the data: all of them, or none."""
     if (folder is None) == (period is None) or (period is not None and not files):
         raise typer.BadParameter("give a PERIOD and its FILES, or --folder DIR")
     with session.progress() as report:
         if folder is not None:
-            results = session.project.ingest_folder(folder, note=note, progress=report)
+            results = session.project.ingest_folder(folder, note=note, progress=report, wait=wait)
         else:
-            results = [session.project.ingest(str(period), files or [], note=note, progress=report)]
+            results = [session.project.ingest(str(period), files or [], note=note, progress=report, wait=wait)]
     session.show(results, lambda: _ingested(session, results))
 
 
