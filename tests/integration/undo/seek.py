@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,8 @@ def opened(path: Path) -> str:
     if data[:6] == b"ARROW1":
         return str(pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist())
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        with suppress(OSError, EOFError):  # other bytes may begin so by chance
+            data = gzip.decompress(data)
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return "".join(archive.read(name).decode("utf-8", "replace") for name in archive.namelist())
