@@ -2,7 +2,7 @@
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
-__all__ = ["Services", "file_reader", "open_place"]
+__all__ = ["Services", "empty_rows", "file_reader", "open_place"]
 
 
 class Services:
@@ -335,6 +335,13 @@ def open_place(url: str, root: Path) -> "Place":
             f"{url!r} is no place that files can be kept in", hint="Give a folder, or s3://bucket/folder."
         )
     return FolderPlace((root / Path(url).expanduser()).resolve())
+
+
+def empty_rows(path: Path, raw: "RawTable", rows: Sequence[int]) -> bytes | None:
+    """The content of a raw file with some rows empty; None where that cannot be. See `adapters.files.emptying`."""
+    from holdfast.backend.adapters.files.emptying import empty_rows
+
+    return empty_rows(path, raw, rows)
 
 
 @contextmanager

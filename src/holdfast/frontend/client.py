@@ -20,6 +20,7 @@ from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.backups import BackupVerbs
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.undo import UndoVerbs
 from holdfast.frontend.versions import VersionVerbs
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Project", "init"]
 
-_MASK = "***"
 _LOGGED_AS = {
     "ingest": "ingest", "ingest_folder": "ingest", "matrix": "features", "materialise": "features", "train": "train",
     "deploy": "deploy", "rollback": "deploy",
@@ -48,7 +48,7 @@ _LOGGED_AS = {
 """The part of the system that a kind of job shows as in the log."""
 
 
-class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
+class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
@@ -116,14 +116,13 @@ class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
         """
         import pyarrow as pa
 
+        from holdfast.backend.pipelines.masking import mask_rows, personal_columns
         from holdfast.core.schema import SYSTEM_FIELDS
 
-        described = self.data.schema(version).table(table)
-        rows = self.data.read(version, [table], current_only=not history)[table]
-        for column in described.columns:
-            if column.personal:
-                masked = pa.array([_MASK if value.is_valid else None for value in rows[column.name]], pa.string())
-                rows = rows.set_column(rows.column_names.index(column.name), column.name, masked)
+        schema = self.data.schema(version)
+        rows = self.data.read(version, [schema.table(table).name], current_only=not history)[table]
+        self._told(f"table:{table}", version=version or "current", rows=len(rows), history=history)
+        rows = mask_rows(rows, personal_columns(self.settings, schema)[table])
         local = pa.timestamp("us", tz=self.settings.timezone)
         rows = rows.cast(pa.schema([f.with_type(local) if pa.types.is_timestamp(f.type) else f for f in rows.schema]))
         return rows if history else rows.drop_columns([n for n in SYSTEM_FIELDS if n in rows.column_names])
@@ -286,7 +285,9 @@ class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
         try:
             found = self.models.get(name)
         except NotFoundError:
-            return trace_prediction(self._services.lineage, name)
+            traced = trace_prediction(self._services.lineage, name)
+            self._told(f"prediction:{name}")
+            return traced
         return trace_model(self._services.lineage, found.id)
 
     def status(self) -> dict[str, Any]:
@@ -328,7 +329,8 @@ class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
         log.info("%s: begin", what)
         started = perf_counter()
         try:
-            yield
+            with self._kept(module, what):
+                yield
         except HoldfastError as error:
             log.error("%s: %s: %s", what, error.code, error)  # noqa: TRY400 - the traceback of a said error tells nothing
             raise

@@ -156,10 +156,13 @@ class FeatureVerbs:
 
         NotFoundError when a group was never materialised.
         """
+        from holdfast.backend.pipelines.auditing import tell_read
         from holdfast.backend.pipelines.feast_export import export_feast
 
         with self._verb("features", f"export-feast {folder}"):
-            return export_feast(self._services.feature_rooms, self._services.settings, Path(folder))
+            files = export_feast(self._services.feature_rooms, self._services.settings, Path(folder))
+        tell_read(self._services.store, self._services.clock, "feature groups", export="feast", files=len(files))
+        return files
 
     def _instant(self, at: str | datetime | None) -> int | None:
         if at is None:

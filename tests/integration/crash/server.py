@@ -1,7 +1,7 @@
 """A process that has imported everything and forks: a round costs what its work costs, not what starting Python costs.
 
-Reads lines {"root", "do", "ask", "lease"} on stdin; for each forks a child, and writes {"status", "result"}: the child's
-exit status (negative: the signal that killed it), and what it returned as plain data. With "start" it writes {"started"},
+Reads lines {"root", "do", "ask", "lease"} on stdin; for each forks a child, and writes {"status", "result"}: its exit
+status (negative: the signal that killed it), and what it returned as plain data. With "start" it writes {"started"},
 the child's number, at once; {"wait": number} asks for its end.
 """
 

@@ -1,4 +1,4 @@
-"""Trouble from outside: no room on the disk, a folder that may not be written, a damaged part, two at the same thing."""
+"""Trouble from outside: a full disk, a folder that may not be written, a damaged part, two at the same thing."""
 
 import shutil
 import subprocess

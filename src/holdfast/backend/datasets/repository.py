@@ -141,6 +141,14 @@ class Datasets:
             for table in schema.derived
         }
 
+    def count_rows(self, version: str, swapped: Mapping[str, Part]) -> dict[str, int]:
+        """Current rows of every table of a version, as if some of its parts (by their digest) were others."""
+        with self._store.read() as connection:
+            manifest = [swapped.get(part.digest, part) for part in rows_of.parts_of(connection, version)]
+        schema = self.schema(version)
+        found = self._assembled(schema, manifest, list(schema.tables), current_only=True)
+        return {name: rows.num_rows for name, rows in found.items()}
+
     def _assembled(
         self, schema: Schema, manifest: Manifest, names: Sequence[str], *, current_only: bool
     ) -> dict[str, pa.Table]:

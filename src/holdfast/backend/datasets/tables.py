@@ -1,7 +1,7 @@
 """The room's tables and their rows as records."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from holdfast.backend.store import metadata
 
 __all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain",
 "datasets", "every_part", "files_of",
-           "parts_by_step", "parts_of", "take_files", "to_version"]  # fmt: skip
+           "parts_by_step", "parts_of", "swap_parts", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"
 """`manifest` of a version whose parts and files come after those of its `base`."""
@@ -239,6 +239,13 @@ def parts_by_step(connection: sa.Connection, version: str) -> list[tuple[Any, li
 
 def _part(row: Any) -> Part:
     return Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
+
+
+def swap_parts(connection: sa.Connection, swapped: Mapping[str, Part]) -> None:
+    """Let the manifests of all versions name other parts in the place of some, which are given by their digest."""
+    for digest, part in swapped.items():
+        values = {"digest": part.digest, "rows": part.rows, "bytes": part.bytes, "ranges": _json(part.ranges)}
+        connection.execute(_parts.update().where(_parts.c.digest == digest).values(**values))
 
 
 def add_files(connection: sa.Connection, version: str, files: Sequence[RawFile]) -> None:

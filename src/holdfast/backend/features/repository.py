@@ -21,6 +21,7 @@ from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import FeatureSetRecord, MatrixRecord
 from holdfast.backend.store.database import Store
+from holdfast.backend.store.erasures import Erasures
 from holdfast.backend.store.files import sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import UNKNOWN, Encoding, FeatureSpec
@@ -85,6 +86,11 @@ class Features:
             if record.id == identity:
                 return record
         raise NotFoundError(f"there is no matrix {identity!r}", where={"matrix": identity})
+
+    def erased_at(self) -> int:
+        """When somebody was last erased: values of older matrices may come from rows that are no more. 0 for never."""
+        with self._store.read() as connection:
+            return Erasures(connection).last()
 
     def path(self, record: MatrixRecord) -> Path:
         """The Parquet file of a matrix. NotFoundError when it is gone."""

@@ -55,8 +55,9 @@ class OnlineFeatures:
         """The vector of one entity. NotFoundError when there is none, or it has expired."""
         (found,) = self.vectors(group, [entity])
         if found is None:
+            shown = "***" if self.known(group)[1].personal else entity
             raise NotFoundError(
-                f"group {group!r} has no vector of {entity!r}", where={"feature group": group, "entity": entity},
+                f"group {group!r} has no vector of {shown!r}", where={"feature group": group, "entity": shown},
                 hint=f"It was never materialised, or has expired. See: holdfast features freshness; then: "
                 f"holdfast features materialise {group}",
             )  # fmt: skip
@@ -108,6 +109,6 @@ class OnlineFeatures:
         except (ValueError, OverflowError):
             pass
         raise InputError(
-            f"{value!r} is no key: {column.name!r} is {column.dtype}",
+            f"{'***' if column.personal else repr(value)} is no key: {column.name!r} is {column.dtype}",
             where={"feature group": group, "column": column.name},
         )

@@ -76,7 +76,10 @@ def _taken_over(
     job: Job, datasets: Datasets, features: Features
 ) -> tuple[list[tuple[Ints, tuple[int, ...], list[Column]]], int]:
     """Of the newest older matrix that has features of this set, the values that still hold."""
+    erased_at = features.erased_at()
     for record in features.matrices(job.target):
+        if record.made_at <= erased_at:
+            break
         try:
             old = FeatureSet.from_dict(features.get(record.feature_set).definitions, job.own)
         except ConfigError:  # of a primitive that has changed since

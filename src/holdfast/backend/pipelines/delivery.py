@@ -98,11 +98,24 @@ def rules_of(settings: Settings) -> dict[str, TableRule]:
             table.known or table.known_rule.kind,
             table.delivery,
             settings.links_of(name),
-            {column: _declared(name, column, said) for column, said in table.columns.items()},
+            _declared_columns(settings, name),
         )
         for name, table in settings.tables.items()
         if table.from_ is None
     }
+
+
+def _declared_columns(settings: Settings, name: str) -> dict[str, Declared]:
+    """Columns that the project file says something of; a link to a personal key is personal, too."""
+    table = settings.tables[name]
+    declared = {column: _declared(name, column, said) for column, said in table.columns.items()}
+    for column, parent in table.links.items():
+        # A table that derives has the columns of the one that it derives from.
+        root = settings.tables[root_of(settings, parent)]
+        keys = (root.columns.get(key) for key in settings.tables[parent].key)
+        if any(key is not None and key.personal for key in keys):
+            declared[column] = replace(declared.get(column) or _declared(name, column, ColumnSettings()), personal=True)
+    return declared
 
 
 def _declared(table: str, name: str, said: ColumnSettings) -> Declared:

@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterator
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import POINTER, STATES
+from holdfast.backend.pipelines.forgetting import unfinished
 from holdfast.backend.pipelines.integrity_files import Finding, Tables, blob_findings, face_findings, raw_findings
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.records import FOREIGN
 from holdfast.backend.serving.loader import load_predictor
-from holdfast.backend.store import Audit, Leases, metadata
+from holdfast.backend.store import Audit, Erasures, Leases, metadata
 from holdfast.core.schema import Schema
 from holdfast.errors import HoldfastError, IntegrityError
 
@@ -51,6 +52,7 @@ def _look(rooms: Rooms, deep: bool) -> Iterator[Finding]:
         yield from look(tables)
     yield from _running(rooms, tables)
     yield from _audit(rooms)
+    yield from _erasures(rooms)
     yield from blob_findings(rooms, tables, deep=deep)
     yield from raw(tables, deep)
     yield from face_findings(rooms, tables, deep=deep)
@@ -148,6 +150,15 @@ def _audit(rooms: Rooms) -> Iterator[Finding]:
             Audit(connection).verify(head)
     except IntegrityError as error:
         yield _broken("audit log", error.message)
+
+
+def _erasures(rooms: Rooms) -> Iterator[Finding]:
+    with rooms.store.read() as connection:
+        begun = [one.id for one in Erasures(connection).list() if one.state != "done"]
+    # While the intent is there, what it says can still be done.
+    if not unfinished(rooms):
+        for identity in begun:
+            yield _broken(f"erasure:{identity}", "it never ended, and what it has still to do is not known any more")
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -262,7 +273,7 @@ def _running(rooms: Rooms, tables: Tables) -> Iterator[Finding]:
 
 def _deep(rooms: Rooms, tables: Tables) -> Iterator[Finding]:
     """Rows are as many as every version says; what is deployed loads and answers its golden rows as recorded."""
-    for row in tables["datasets"]:
+    for row in (row for row in tables["datasets"] if row.get("collected_at") is None):
         of = f"dataset {row['version']}"
         try:
             read = rooms.datasets.read(row["id"], current_only=True)

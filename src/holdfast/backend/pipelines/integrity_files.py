@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.face import MANIFEST
+from holdfast.backend.pipelines.forgetting import unfinished
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.registry.face import read_manifest
 from holdfast.backend.store import Leases
@@ -71,10 +72,12 @@ def _named_blobs(tables: Tables) -> dict[str, set[str]]:
     """Digest → the records that name it."""
     named: defaultdict[str, set[str]] = defaultdict(set)
     versions = {row["id"]: row["version"] for row in tables["datasets"]}
+    listed, known = _standing(tables)
     for row in tables["dataset_parts"]:
-        named[row["digest"]].add(f"dataset {versions.get(row['dataset'], row['dataset'])}")
+        if row["dataset"] in listed:
+            named[row["digest"]].add(f"dataset {versions.get(row['dataset'], row['dataset'])}")
     for row in tables["datasets"]:
-        if row["quarantine"]:
+        if row["quarantine"] and row["id"] in known:
             named[row["quarantine"]].add(f"quarantine of dataset {row['version']}")
     for row in tables["matrices"]:
         named[row["sha256"]].add(f"matrix {row['id'][:12]}")
@@ -84,6 +87,25 @@ def _named_blobs(tables: Tables) -> dict[str, set[str]]:
         for digest in (row["serving"], *row["files"].values()):
             named[digest].add(f"model {row['model']} {row['version']}")
     return named
+
+
+def _standing(tables: Tables) -> tuple[set[str], set[str]]:
+    """Versions whose parts make up one that was not collected, and versions that such a one descends from."""
+    rows = {row["id"]: row for row in tables["datasets"]}
+    listed: set[str] = set()
+    known: set[str] = set()
+    for start in (one for one, row in rows.items() if row.get("collected_at") is None):
+        step: str | None = start
+        while step is not None and step in rows and step not in listed:
+            listed.add(step)
+            step = rows[step]["base"] if rows[step].get("manifest", "adds") == "adds" else None
+        waiting = [start]
+        while waiting:
+            one = waiting.pop()
+            if one in rows and one not in known:
+                known.add(one)
+                waiting += json.loads(rows[one]["parents"])
+    return listed, known
 
 
 def _list(names: set[str]) -> str:
@@ -103,7 +125,11 @@ def raw_findings(rooms: Rooms) -> Callable[[Tables, bool], Iterator[Finding]]:
     begun = _delivery(intent)
 
     def compared(tables: Tables, deep: bool) -> Iterator[Finding]:
-        yield from _recorded(rooms, tables, deep)
+        if unfinished(rooms):
+            if not Leases(rooms.store, rooms.clock).holders("data"):
+                yield Finding("behind", "erasure", "it was interrupted; the next change finishes it")
+        else:
+            yield from _recorded(rooms, tables, deep)
         known = {row["path"] for row in tables["dataset_files"]}
         busy = {holder.name for holder in Leases(rooms.store, rooms.clock).holders("data")}
         if "data" in busy:

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.backend.records import FOREIGN, DatasetVersion, FeatureSetRecord, MatrixRecord, ModelVersion, RawFile, Run
+from holdfast.backend.records import (
+    FOREIGN,
+    DatasetVersion,
+    Deployment,
+    FeatureSetRecord,
+    MatrixRecord,
+    ModelVersion,
+    RawFile,
+    Run,
+)
 from holdfast.backend.serving.loader import Sources
 from holdfast.backend.serving.log import Logged, read_prediction
 from holdfast.backend.serving.predictor import deployment_of
@@ -14,6 +23,7 @@ from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import visible_rows
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.rows import typed_rows, typed_values
+from holdfast.core.prepare.delivery import MASKED
 from holdfast.core.schema import Schema
 from holdfast.core.timeline import isoformat
 
@@ -68,9 +78,10 @@ def trace_prediction(lineage: Lineage, prediction: str) -> Node:
     tracer = _Tracer(lineage)
     deployment = lineage.sources.deployments.get(logged.deployment)
     models = tuple(tracer.model(identifier) for identifier in deployment.models.values())
-    facts = {"made_at": isoformat(deployment.made_at), "target": deployment.target, "note": deployment.note}
-    answered_by = Node("deployment", deployment.id, facts, models)
-    return Node("prediction", logged.id, _prediction_facts(logged), (answered_by, *tracer.seen(logged)))
+    about = {"made_at": isoformat(deployment.made_at), "target": deployment.target, "note": deployment.note}
+    answered_by = Node("deployment", deployment.id, about, models)
+    facts = _masked(lineage, deployment, _prediction_facts(logged))
+    return Node("prediction", logged.id, facts, (answered_by, *tracer.seen(logged)))
 
 
 def trace_model(lineage: Lineage, model: str) -> Node:
@@ -91,6 +102,22 @@ def _prediction_facts(logged: Logged) -> dict[str, Any]:
         "output": logged.output,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _masked(lineage: Lineage, deployment: Deployment, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a prediction without the personal values that were asked with."""
+    model = lineage.sources.model(next(iter(deployment.models.values())))
+    asked = lineage.sources.feature_set(model.feature_set)
+    given = dict(facts["input"]) if isinstance(facts.get("input"), Mapping) else None
+    if given is None or "entity" not in facts:
+        return facts
+    masked = dict(facts)
+    if entity_column(asked).personal:
+        masked["entity"] = given["entity"] = MASKED
+    hidden = {column.name for column in asked.context if column.personal}
+    if isinstance(given.get("context"), Mapping):
+        given["context"] = {k: MASKED if k in hidden and v is not None else v for k, v in given["context"].items()}
+    return {**masked, "input": given}
 
 
 class _Tracer:
@@ -175,7 +202,8 @@ class _Tracer:
             return ()
         if logged.data_version is None:
             rows = {table: len(records) for table, records in (logged.raw_rows or {}).items()}
-            return (Node("rows of the request", logged.rows_id or "", {"rows": rows, "content": logged.raw_rows}),)
+            content = self._without_personal(logged)
+            return (Node("rows of the request", logged.rows_id or "", {"rows": rows, "content": content}),)
         version = self._lineage.dataset(logged.data_version)
         per_file: dict[tuple[str, str], list[int]] = {}
         for table, places in self._visible(logged, version).items():
@@ -187,6 +215,18 @@ class _Tracer:
         )
         seen = Node("rows seen", logged.data_version, {"rows": sum(map(len, per_file.values()))}, rows_seen)
         return (seen, self._dataset(version.id))
+
+    def _without_personal(self, logged: Logged) -> dict[str, list[dict[str, Any]]]:
+        """The rows that came with a request, personal values masked."""
+        models = self._lineage.sources.deployments.get(logged.deployment).models
+        schema = self._lineage.sources.feature_set(
+            self._lineage.sources.model(next(iter(models.values()))).feature_set
+        ).schema
+        shown = {}
+        for table, records in (logged.raw_rows or {}).items():
+            hidden = {column.name for column in schema.table(table).columns if column.personal}
+            shown[table] = [{k: MASKED if k in hidden and v is not None else v for k, v in r.items()} for r in records]
+        return shown
 
     def _visible(self, logged: Logged, version: DatasetVersion) -> dict[str, list[tuple[str, int]]]:
         sources = self._lineage.sources

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,15 @@ import msgspec
 from holdfast.backend.serving.spool import Record, Spool, leftovers
 from holdfast.errors import IntegrityError, LimitError, NotFoundError
 
-__all__ = ["LogStats", "Logged", "PredictionLog", "read_prediction", "read_predictions", "recover"]
+__all__ = [
+    "LogStats",
+    "Logged",
+    "PredictionLog",
+    "erase_predictions",
+    "read_prediction",
+    "read_predictions",
+    "recover",
+]
 
 _log = logging.getLogger("holdfast.serving")
 _INTERVAL = 0.1
@@ -407,3 +415,34 @@ def _logged(row: tuple[Any, ...]) -> Logged:
     entry = dict(zip(_COLUMNS, columns, strict=True))
     entry |= {name: decode(entry[name]) for name in ("input", "output")}
     return Logged(**entry, raw_rows=None if body is None else decode(body))
+
+
+def erase_predictions(path: Path, belongs: Callable[[Logged], bool], cleaned: Callable[[Any], Any]) -> int:
+    """Erase the logged answers that `belongs` says, and of raw rows what `cleaned` leaves out; returns how many.
+
+    `cleaned` takes the raw rows of a request and returns those that stay. The file's free pages and its write-ahead
+    log are overwritten. Nothing to do where there is no log.
+    """
+    if not path.exists():
+        return 0
+    recover(path)
+    with closing(_connect(path)) as connection:
+        connection.execute("PRAGMA secure_delete=ON")
+        gone = [entry.id for entry in _select(path, "", (), rows=False) if belongs(entry)]
+        bodies = connection.execute("SELECT id, body FROM raw_rows").fetchall()
+        changed = []
+        for identity, body in bodies:
+            before = msgspec.json.decode(body)
+            after = cleaned(before)
+            if after != before:
+                changed.append((_json(after), identity))
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany("DELETE FROM predictions WHERE id = ?", [(one,) for one in gone])
+            connection.executemany("UPDATE raw_rows SET body = ? WHERE id = ?", changed)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return len(gone)

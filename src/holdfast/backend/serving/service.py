@@ -170,7 +170,9 @@ class Service:
 
 def _stranger(predictor: Predictor, key: object) -> dict[str, str]:
     """The repair of an entity that no row mentions."""
-    detail = f"no row mentions {predictor.feature_set.entity} {key!r}: counts are 0, the rest is missing"
+    table = predictor.feature_set.schema.table(predictor.feature_set.entity)
+    shown = "***" if table.column(table.key[0]).personal else repr(key)
+    detail = f"no row mentions {table.name} {shown}: counts are 0, the rest is missing"
     return {"feature": "", "kind": "entity", "detail": detail}
 
 

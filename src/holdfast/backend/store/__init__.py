@@ -5,8 +5,10 @@ Everything durable is an immutable record in a table that its room owns; what is
 """
 
 from holdfast.backend.store.audit import Audit, AuditEntry, AuditHead, acting, actor
+from holdfast.backend.store.checkpoints import Checkpoint, Checkpoints
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.database import Store, fenced, metadata
+from holdfast.backend.store.erasures import Erasure, Erasures
 from holdfast.backend.store.leases import Lease, Leases
 from holdfast.backend.store.pointers import Pointers
 
@@ -14,6 +16,10 @@ __all__ = [
     "Audit",
     "AuditEntry",
     "AuditHead",
+    "Checkpoint",
+    "Checkpoints",
+    "Erasure",
+    "Erasures",
     "Lease",
     "Leases",
     "Pointers",

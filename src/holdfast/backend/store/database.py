@@ -188,6 +188,19 @@ class Store:
                 hint="It is damaged, or none; restore it from a backup.",
             ) from error
 
+    def scrub(self) -> None:
+        """Overwrite what was deleted: SQLite keeps it in free pages and in its log. A reader may put off a part of it.
+
+        A server's free pages and logs are the server's own: see its vacuum.
+        """
+        if self.engine.dialect.name == "sqlite" and self._joined() is None:
+            raw = self.engine.raw_connection()
+            try:
+                for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    raw.cursor().execute(statement)
+            finally:
+                raw.close()
+
     def close(self) -> None:
         """Give back all connections."""
         self.engine.dispose()

@@ -61,8 +61,9 @@ def _check_keys(table: Table, columns: Mapping[str, pa.Array]) -> None:
     parts = [columns[name].cast(_plain(columns[name])).to_pylist() for name in table.key]
     for number, key in enumerate(zip(*parts, strict=True)):
         if key in seen:
+            shown = ["***" if table.column(n).personal else v for n, v in zip(table.key, key, strict=True)]
             raise InputError(
-                f"two rows have the key {', '.join(f'{n} = {v!r}' for n, v in zip(table.key, key, strict=True))}",
+                f"two rows have the key {', '.join(f'{n} = {v!r}' for n, v in zip(table.key, shown, strict=True))}",
                 where={"table": table.name, "row": number},
                 hint="A key names one row; send only the newest.",
             )
@@ -91,7 +92,7 @@ def typed_values(column: Column, values: Sequence[object], timezone: str, *, tab
             out.append(None if value is None else _typed(column.dtype, value, timezone))
         except (ValueError, OverflowError, InputError) as error:
             where = {"table": table} if table else {}
-            shown = repr(value)[:80]
+            shown = "***" if column.personal else repr(value)[:80]
             raise InputError(
                 f"column {column.name!r} must be {_WANTED[column.dtype]}, not {type(value).__name__} {shown}",
                 where={**where, "row": number, "column": column.name},

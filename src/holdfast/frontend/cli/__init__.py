@@ -22,6 +22,7 @@ from holdfast.frontend.cli import (
     models,
     project,
     serving,
+    undo,
     versions,
 )  # fmt: skip
 from holdfast.frontend.cli.session import complain
@@ -47,7 +48,7 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (project, data, versions, features, definitions, models, serving, jobs, backups, demo):
+for _module in (project, data, versions, features, definitions, models, serving, jobs, undo, backups, demo):
     _module.register(_app)
 
 

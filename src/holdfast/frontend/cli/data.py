@@ -158,6 +158,7 @@ def compare(
 ) -> None:
     """Compare two versions: schema, and rows added, removed and changed."""
     found = session.project.data.compare(before, after)
+    shown = session.project.masked(found.to_dict(), after)
 
     def human() -> None:
         session.say(*(f"schema: {line}" for line in found.schema))
@@ -174,7 +175,7 @@ def compare(
         if moved:
             session.table(("column", "PSI", "by chance", ""), moved)
 
-    session.show(found, human)
+    session.show(shown, human)
 
 
 def checkout(
@@ -193,7 +194,7 @@ def quarantine(
     session: Session, version: Annotated[str | None, _VERSION] = None, limit: Annotated[int, _LIMIT] = 50
 ) -> None:
     """List the rows that were kept out, with file, row, column and reason."""
-    found = session.project.data.quarantine(version)
+    found = session.project.faults(version)
     rows = found.slice(0, limit)
 
     def human() -> None:
