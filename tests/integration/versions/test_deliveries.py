@@ -177,3 +177,34 @@ def test_every_command_has_json(project: Project, capsys: pytest.CaptureFixture[
     assert went["blobs"] == planned["blobs"]
     assert run(project, capsys, "data", "tag", "基线", "--drop") == {"dropped": "基线"}
     assert amounts(project) == {1: 20.0, 2: 2.0}
+
+
+DERIVED = """
+project: 派生
+tables:
+  单: {files: 单.csv, key: 单号, columns: {单号: int, 店号: int, 额: float}}
+  店: {from: 单, key: 店号}
+"""
+
+
+def test_tables_that_derive_follow_every_change(tmp_path: Path) -> None:
+    root = tmp_path / "派生"
+    root.mkdir()
+    (root / "holdfast.yaml").write_text(DERIVED, encoding="utf-8")
+    (root / "单.csv").write_text("单号,店号,额\n1,1,1.0\n2,2,2.0\n", encoding="utf-8")
+    with holdfast.open(root) as project:
+        project.ingest("2024-01", [root / "单.csv"])
+        project.branch("试")
+        wrong = project.append("单", [{"单号": 3, "店号": 9, "额": 1.0}]).version
+        project.data.checkout("试", "test")
+        project.upsert("单", [{"单号": 4, "店号": 7, "额": 1.0}])
+        project.data.checkout("main", "test")
+        project.merge("试")
+        project.revert(wrong.version)
+        project.delete("单", [{"单号": 2}])
+        for version in project.data.list():
+            read = project.data.read(version.id, current_only=True)
+            assert version.rows == {name: rows.num_rows for name, rows in read.items()}
+        assert sorted(read["店"]["店号"].to_pylist()) == [1, 7]
+        with pytest.raises(ConflictError, match="derives"):
+            project.append("店", [{"店号": 5}])

@@ -126,8 +126,8 @@ def _look(blobs: Blobs, digests: Iterable[str], parts: dict[str, str]) -> Iterat
             size, put_at = blobs.about(digest)
         except (NotFoundError, FileNotFoundError):
             continue
-        table = parts.get(digest)
-        why = f"a part of table {table}; every version that lists it was collected" if table else "nothing refers to it"
+        what = parts.get(digest)
+        why = f"{what}; every version that lists it was collected" if what else "nothing refers to it"
         yield Gone(digest, size, why), put_at
 
 
@@ -168,7 +168,8 @@ class _World:
         self.parts: dict[str, str] = {}
         for row in listed:
             self._added.setdefault(row.dataset, set()).add(row.digest)
-            self.parts[row.digest] = row.table
+            self.parts[row.digest] = f"a part of table {row.table}"
+        self.parts |= {row.quarantine: "rows in quarantine" for row in self._rows.values() if row.quarantine}
 
     def needed(self, going: set[str]) -> set[str]:
         """The blobs that must stay when the versions `going` are given up, too."""

@@ -396,7 +396,7 @@ class Datasets:
         ):
             rows = self.read(current.id, current_only=True)
             write_face(self._layout.processed, current.id, current.version, rows)
-        return True
+        return face_is(self._layout.processed, current.id)
 
     def _next_number(self, connection: sa.Connection, draft: Draft) -> str:
         """The number after the highest there is: numbers never repeat, also after going back."""
