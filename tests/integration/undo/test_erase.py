@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from holdfast.backend.pipelines.belongings import RawAccess
@@ -286,3 +287,41 @@ def test_killed_at_every_point_it_is_done_or_not_and_then_finished(filled, tmp_p
             assert check(project._services, deep=True) == [], point
         assert seek(root, THEM) == [], point
         shutil.rmtree(root)
+
+
+def test_label_rows_that_only_their_rows_asked_go_from_matrices_of_others(tmp_path):
+    """A target about shops, asked by orders: questions of a buyer's orders go, those that others asked too stay."""
+    root = tmp_path / "shops"
+    root.mkdir()
+    (root / "holdfast.yaml").write_text(
+        "project: s\ntimezone: UTC\ntables:\n"
+        "  shops: {files: shops.csv, key: shop, columns: {shop: int}}\n"
+        "  buyers: {files: buyers.csv, key: buyer, columns: {buyer: {type: int, personal: true}}}\n"
+        "  orders: {files: orders.csv, key: id, time: day, links: {shop: shops, buyer: buyers},"
+        " columns: {id: int, shop: int, buyer: int, price: float}}\n"
+        "targets:\n  price: {entity: shops, from: orders, cutoff: day, task: regression, label: price}\n"
+        "split: {by: random, parts: [0.7, 0.15, 0.15]}\n"
+    )
+    delivered = tmp_path / "2024-01"
+    delivered.mkdir()
+    orders = [(n, n % 3, 100 + n % 5, f"2024-01-{n % 27 + 1:02}") for n in range(40)]
+    (delivered / "shops.csv").write_text("shop,size\n0,1\n1,2\n2,3\n")
+    (delivered / "buyers.csv").write_text("buyer,age\n" + "".join(f"{100 + n},{20 + n}\n" for n in range(5)))
+    lines = [f"{n},{shop},{buyer},{day},{n % 7 + 0.5}" for n, shop, buyer, day in orders]
+    (delivered / "orders.csv").write_text("\n".join(["id,shop,buyer,day,price", *lines]) + "\n")
+
+    def asked(project):
+        record = project.features.matrices("price")[0]
+        table = pq.read_table(project.features.path(record))
+        pairs = zip(table["entity"].to_pylist(), table["cutoff"].to_pylist(), strict=True)
+        return {(shop, str(day)[:10]) for shop, day in pairs}
+
+    with Project(root) as project:
+        project.ingest("2024-01", [delivered])
+        project.matrix("price")
+        before = asked(project)
+        assert before == {(shop, day) for _, shop, _, day in orders}
+        project.erase("buyers", "102", "r")
+        assert asked(project) == {(shop, day) for _, shop, buyer, day in orders if buyer != 102} < before
+        assert check(project._services, deep=True) == []
+        assert project.data.get().rows == {"shops": 3, "buyers": 4, "orders": 32}

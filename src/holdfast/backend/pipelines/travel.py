@@ -144,7 +144,7 @@ def _models(rooms: Rooms, pointers: Mapping[str, str]) -> dict[str, ModelVersion
 
 def _answering(rooms: Rooms, deployment: str) -> dict[str, str]:
     models = rooms.deployments.get(deployment).models
-    return {label: rooms.registry.get(identity).version for label, identity in models.items()}
+    return {label: rooms.registry.get(identity).version for label, identity in sorted(models.items())}
 
 
 def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> Travelled:
