@@ -89,7 +89,11 @@ def growth(customers: int, tables: dict[str, pa.Table], rounds: int) -> tuple[li
     for count in (1, 2, 4, 8):
         nested = of_accounts(("365d", "180d", "90d", "60d", "30d", "14d", "7d", "1d")[:count])
         by_windows.append((count, timed(lambda n=nested: evaluate(n, world, accounts, cutoffs), rounds)))  # type: ignore[misc]
-    curves = [("rows, s per million", by_rows), ("cutoffs with `all`, s per cutoff", by_cutoffs), ("nested windows, s per window", by_windows)]
+    curves = [
+        ("rows, s per million", by_rows),
+        ("cutoffs with `all`, s per cutoff", by_cutoffs),
+        ("nested windows, s per window", by_windows),
+    ]
     per_row = [seconds / units * 1e6 for units, seconds in by_rows]
     return [
         Row("growth with rows", "s per 1 M rows", round(per_row[-1], 4), f"ours at {sizes[0] * 100:,} rows", round(per_row[0], 4),
@@ -124,7 +128,9 @@ def of_accounts(windows: tuple[str, ...]) -> FeatureSet:
 
 def chart(curves: list[Curve], path: Path) -> None:
     """Three curves of the time per unit, each on its own scale from 0."""
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="900" height="260" font-family="sans-serif" font-size="12">']
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="260" font-family="sans-serif" font-size="12">'
+    ]
     for place, (title, points) in enumerate(curves):
         left = 20 + 295 * place
         scale = 1e6 if title.startswith("rows") else 1
@@ -202,7 +208,9 @@ def as_arrays(table: Table, data: pa.Table) -> dict[str, Any]:
 def memory_row(customers: int) -> Row:
     """Peak resident memory of a child that holds the tables and computes the features, above its imports."""
     command = [sys.executable, str(Path(__file__)), str(customers)]
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
     run = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     seen = json.loads(run.stdout.splitlines()[-1])
     share = seen["peak"] / seen["input"]

@@ -46,7 +46,9 @@ def tables(customers: int, seed: int = 3) -> dict[str, pa.Table]:
     def pick(words: list[str], count: int, null: float = 0.0, skewed: bool = False) -> pa.Array:
         codes = rng.zipf(1.4, count) % len(words) if skewed else rng.integers(0, len(words), count)
         array = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words))
-        return pa.array(array.cast(pa.string()).to_numpy(zero_copy_only=False), pa.string(), mask=rng.random(count) < null)
+        return pa.array(
+            array.cast(pa.string()).to_numpy(zero_copy_only=False), pa.string(), mask=rng.random(count) < null
+        )
 
     def numbers(values: np.ndarray, null: float = 0.0) -> pa.Array:
         return pa.array(np.round(values, 2), pa.float64(), mask=rng.random(len(values)) < null)

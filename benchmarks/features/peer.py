@@ -31,7 +31,9 @@ class Peer:
                 if isinstance(frame[column].dtype, pd.DatetimeTZDtype):
                     frame[column] = frame[column].dt.tz_localize(None)
             types = {c["name"]: TYPES[c["dtype"]] for c in table["columns"]}
-            self.es.add_dataframe(frame, table["name"], index=table["key"][0], time_index=table["time"], logical_types=types)
+            self.es.add_dataframe(
+                frame, table["name"], index=table["key"][0], time_index=table["time"], logical_types=types
+            )
         for table in schema["tables"]:
             for column, parent in table["links"].items():
                 self.es.add_relationship(parent, "id", table["name"], column)

@@ -45,7 +45,9 @@ Rows = list[dict[str, Any]]
 def table(name: str, columns: str, key: str, time: str | None = None, **links: str) -> dict[str, Any]:
     """A table as `Schema.to_dict` writes it, of `name:type` words."""
     pairs = [word.split(":") for word in columns.split()]
-    described = [{"name": n, "dtype": t, "nullable": True, "personal": False, "unit": "", "description": ""} for n, t in pairs]
+    described = [
+        {"name": n, "dtype": t, "nullable": True, "personal": False, "unit": "", "description": ""} for n, t in pairs
+    ]
     return {"name": name, "columns": described, "key": [key], "time": time, "links": links, "known": "event"}
 
 
@@ -95,7 +97,10 @@ def transfers() -> tuple[list[dict[str, Any]], dict[str, Rows]]:
         table("accounts", "id:int kind:category", "id"),
         table("transfers", "id:int payer:int payee:int at:time amount:float urgent:bool", "id", "at", payer="accounts", payee="accounts"),
     ]  # fmt: skip
-    rows: dict[str, Rows] = {"accounts": [{"id": i, "kind": rng.choice(["现金", "card"])} for i in range(9)], "transfers": []}
+    rows: dict[str, Rows] = {
+        "accounts": [{"id": i, "kind": rng.choice(["现金", "card"])} for i in range(9)],
+        "transfers": [],
+    }
     for i in range(120):
         rows["transfers"].append({"id": i, "payer": rng.randrange(8), "payee": rng.randrange(9), "at": moment(rng, 120),
                                   "amount": rng.randint(1, 9000) / 32, "urgent": rng.random() < 0.3})  # fmt: skip
@@ -118,7 +123,9 @@ def entityset(tables: list[dict[str, Any]], rows: dict[str, Rows]) -> ft.EntityS
         types = {column["name"]: TYPES[column["dtype"]] for column in described["columns"]}
         # Several of its primitives (SKEW, TREND ...) fail on nullable integers that hold a null.
         types |= {n: Double if frame[n].hasnans else Integer for n, kind in types.items() if kind is IntegerNullable}
-        es.add_dataframe(frame, described["name"], index=described["key"][0], time_index=described["time"], logical_types=types)
+        es.add_dataframe(
+            frame, described["name"], index=described["key"][0], time_index=described["time"], logical_types=types
+        )
     for described in tables:
         for column, parent in described["links"].items():
             es.add_relationship(parent, "id", described["name"], column)
@@ -133,7 +140,9 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def case(documents: list[Any], es: ft.EntitySet, name: str, features: list[Any], asked: pd.DataFrame, **options: Any) -> dict[str, Any]:
+def case(
+    documents: list[Any], es: ft.EntitySet, name: str, features: list[Any], asked: pd.DataFrame, **options: Any
+) -> dict[str, Any]:
     """One question: what Featuretools calculates for (entity, cutoff) pairs, in the order asked."""
     matrix = ft.calculate_feature_matrix(features, es, cutoff_time=asked, cutoff_time_in_index=True, **options)
     keys = list(zip(asked["id"], asked["time"], strict=True))
@@ -169,7 +178,9 @@ def shop_cases(documents: list[Any], es: ft.EntitySet) -> list[dict[str, Any]]:
     # Its calendar transforms fail on the LAST time of nobody's orders: moments are left to TIME_SINCE_*.
     moments = {name: {"ignore_columns": {"orders": ["at"], "items": ["at"]}} for name in ("first", "last")}
     base = synthesised(es, "customers", AGGREGATES, CALENDAR, primitive_options=moments)
-    own = pd.DataFrame({"id": range(14), "time": [pd.Timestamp(START + timedelta(days=9 * i, hours=i)) for i in range(14)]})
+    own = pd.DataFrame(
+        {"id": range(14), "time": [pd.Timestamp(START + timedelta(days=9 * i, hours=i)) for i in range(14)]}
+    )
     more = synthesised(es, "orders", MORE, ["is_null", "num_words", "num_characters", "absolute"], max_depth=1)
     more += synthesised(es, "customers", MORE, ["is_null", "num_words", "num_characters", "absolute"], max_depth=1)
     es.add_interesting_values(dataframe_name="orders", values={"channel": ["web", "电话"], "paid": [True]})
@@ -179,10 +190,22 @@ def shop_cases(documents: list[Any], es: ft.EntitySet) -> list[dict[str, Any]]:
     total, items = ft.Feature(es["orders"].ww["total"]), ft.Feature(es["items"].ww["id"])
     windows = [
         ft.Feature(base, parent_dataframe_name="customers", primitive=primitive, use_previous=length)
-        for primitive, base in ((p.Mean, total), (p.Sum, total), (p.Max, total), (p.Count, ft.Feature(es["orders"].ww["id"])), (p.Count, items))
+        for primitive, base in (
+            (p.Mean, total),
+            (p.Sum, total),
+            (p.Max, total),
+            (p.Count, ft.Feature(es["orders"].ww["id"])),
+            (p.Count, items),
+        )
         for length in ("30 days", "7 days", "36 hours", "2 months")
     ]
-    per = synthesised(es, "customers", ["sum"], [], groupby_trans_primitives=["cum_sum", "cum_mean", "cum_max", "cum_count", "diff", p.Lag(periods=1)])
+    per = synthesised(
+        es,
+        "customers",
+        ["sum"],
+        [],
+        groupby_trans_primitives=["cum_sum", "cum_mean", "cum_max", "cum_count", "diff", p.Lag(periods=1)],
+    )
     per += synthesised(es, "customers", ["last"], ["percentile"], groupby_trans_primitives=["cum_sum", "diff"])
     orders = synthesised(es, "orders", ["count", "sum", "mean", "mode"], ["month"])
     return [
@@ -215,7 +238,9 @@ def leak() -> dict[str, Any]:
         es = entityset(tables, rows)
         es.add_last_time_indexes()
         features = synthesised(es, "customers", ["count"], [], max_depth=1)
-        found = case(documents, es, f"item on day {items}", features, at(es, "customers", cutoff), training_window="45 days")
+        found = case(
+            documents, es, f"item on day {items}", features, at(es, "customers", cutoff), training_window="45 days"
+        )
         worlds.append({"tables": columnar(rows), **found})
     return {"schema": {"tables": tables, "timezone": "UTC"}, "documents": documents, "cases": worlds}
 
@@ -254,8 +279,15 @@ def main() -> None:
         found["documents"] = documents
         path = OUT / f"{make.__name__}.json"
         path.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
-        print(path.name, path.stat().st_size, [(c["name"], len(c["values"])) for c in found["cases"]], found.get("refused", ""))
-    (OUT / "leak.json").write_text(json.dumps(leak(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        print(
+            path.name,
+            path.stat().st_size,
+            [(c["name"], len(c["values"])) for c in found["cases"]],
+            found.get("refused", ""),
+        )
+    (OUT / "leak.json").write_text(
+        json.dumps(leak(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

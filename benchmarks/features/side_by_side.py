@@ -40,7 +40,9 @@ def environment() -> Path:
     python = ENV / "bin" / "python"
     if not (ENV / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(ENV)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NEEDED], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NEEDED], check=True
+        )
         (ENV / ".ready").touch()
     return python
 
@@ -251,7 +253,16 @@ def rows(tables: dict[str, pa.Table], customers: int, quick: bool) -> list[Row]:
                      f"ours cold, from Arrow tables; warm {median(warm):.3f} s", case.note]  # fmt: skip
             found.append(Row(case.what, "s", round(median(mine), 4), against, round(median(theirs), 2), round(ratio, 1),
                              case.goal, "; ".join(word for word in words if word)))  # fmt: skip
-            equal = Row(f"{case.what}: equal values", "share", compared.share, against, 1.0, compared.share, 1.0, compared.words())
+            equal = Row(
+                f"{case.what}: equal values",
+                "share",
+                compared.share,
+                against,
+                1.0,
+                compared.share,
+                1.0,
+                compared.words(),
+            )
             found.append(equal)
             print(found[-2].what, found[-2].ratio, compared.words(), file=sys.stderr)
     return found

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from holdfast.backend.records import Freshness, Key, OnlineRow, Vector
+from holdfast.backend.records import Freshness, Key, OnlineRow, Stat, Vector
 
 __all__ = ["Blobs", "Clock", "OnlineStore", "Place"]
 
@@ -21,7 +21,7 @@ class Blobs(Protocol):
     """Content-addressed, immutable bytes. The address is the lower-case SHA-256 in hex of the content.
 
     A blob is there whole or not at all, also after `kill -9` and a power cut: an address that was returned can be read.
-    Putting what is already there does nothing and succeeds. All methods are safe in any number of processes at once.
+    Putting what is already there only renews `put_at`. All methods are safe in any number of processes at once.
     """
 
     def put(self, data: bytes) -> str:
@@ -40,8 +40,16 @@ class Blobs(Protocol):
         """Whether the blob is there."""
         ...
 
-    def delete(self, digest: str) -> None:
-        """Remove the blob; removing what is absent succeeds."""
+    def about(self, digest: str) -> Stat:
+        """The blob's size, and when it was last put, also if it was there already. NotFoundError if absent."""
+        ...
+
+    def delete(self, digest: str, *, unless_put_since: int | None = None) -> bool:
+        """Remove the blob; removing what is absent succeeds. Whether it is gone.
+
+        It stays when it was put at the instant `unless_put_since` or later: whoever puts it while it is being removed
+        finds it there afterwards.
+        """
         ...
 
     def __iter__(self) -> Iterator[str]:
@@ -79,8 +87,8 @@ class Place(Protocol):
         """Keep bytes under a name that nobody has: of all who try at once exactly one gets True."""
         ...
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+    def about(self, name: str) -> Stat | None:
+        """A file's size, and when it was put; None if absent."""
         ...
 
     def names(self, folder: str) -> Iterator[str]:

@@ -15,6 +15,8 @@ __all__ = [
     "FeatureGroup",
     "FeatureSetRecord",
     "Freshness",
+    "Job",
+    "JobStep",
     "Key",
     "Materialisation",
     "MatrixRecord",
@@ -23,6 +25,7 @@ __all__ = [
     "RawFile",
     "RawTable",
     "Run",
+    "Stat",
     "Value",
     "Vector",
     "new_id",
@@ -224,6 +227,13 @@ class Vector(NamedTuple):
     origin: str
 
 
+class Stat(NamedTuple):
+    """Of something kept: its size, and the instant when it was last put."""
+
+    bytes: int
+    put_at: int
+
+
 class Freshness(NamedTuple):
     """What an online store holds of a group: vectors that count, expired ones, the newest and oldest `event_at`."""
 
@@ -274,3 +284,47 @@ class Materialisation:
     written: int
     seconds: float
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job. Instants are microseconds since 1970 UTC; `timeout` is in microseconds a try.
+
+    `key`: what may happen once only; `cause`: the job or record that it follows from; `program`: the version of
+    Holdfast that made it. `done` of `total` and `message` are its progress; `error` is `HoldfastError.to_dict()`.
+    """
+
+    id: str
+    kind: str
+    arguments: dict[str, Any]
+    key: str | None
+    state: str
+    made_at: int
+    who: str
+    due_at: int
+    started_at: int | None
+    ended_at: int | None
+    attempts: int
+    max_attempts: int
+    timeout: int | None
+    cancelled: bool
+    cause: str | None
+    program: str
+    done: int
+    total: int
+    message: str
+    result: Any
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStep:
+    """A step that is done: its `version` in the program that did it, the attempt, when, its result as plain data."""
+
+    job: str
+    name: str
+    version: int
+    attempt: int
+    began_at: int
+    ended_at: int
+    result: Any

@@ -335,12 +335,13 @@ class SplitSettings(_Model):
 
 
 class TrainingSettings(_Model):
-    """How models are trained. `parameters` go to the algorithm as they are."""
+    """How models are trained. `parameters` go to the algorithm as they are; `on_import`: new data send a training."""
 
     algorithm: Literal["xgboost"] = "xgboost"
     early_stopping: int = Field(50, ge=1)
     imbalance: Literal["auto", "none"] = "auto"
     seed: int = 42
+    on_import: bool = True
     parameters: dict[str, float | int | str | bool] = {}
 
 
@@ -359,6 +360,14 @@ def _sqlite_or(url: re.Pattern[str], value: object, said: str) -> object:
     if not isinstance(text, str) or not (text == "sqlite" or url.fullmatch(text)):
         raise ValueError(said)
     return value
+
+
+class ScheduleSettings(_Model):
+    """A job that workers do at the times of a cron line, in the project's time zone."""
+
+    cron: str
+    job: str
+    arguments: dict[str, Any] = {}
 
 
 class StorageSettings(_Model):
@@ -479,6 +488,7 @@ class Settings(_Model):
     plugins: Names = ()
     online: OnlineSettings = OnlineSettings()
     storage: StorageSettings = StorageSettings()
+    schedules: dict[str, ScheduleSettings] = {}
     backup: BackupSettings = BackupSettings()
     remotes: dict[RemoteName, PlaceUrl] = {}
     feature_groups: dict[str, FeatureGroupSettings] = {}

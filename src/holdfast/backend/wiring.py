@@ -13,6 +13,7 @@ from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
 from holdfast.backend.project_file import load
 from holdfast.backend.settings import Settings
+from holdfast.backend.store.disk import explained
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from holdfast.backend.features import Features
     from holdfast.backend.features.groups import Groups
     from holdfast.backend.features.vectors import OnlineFeatures
+    from holdfast.backend.jobs import Engine, Schedules
     from holdfast.backend.pipelines.backup import BackupRooms
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
@@ -49,7 +51,8 @@ class Services:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
         if log:
-            start_logging(self.layout.logs)
+            with explained(str(self.layout.logs)):
+                start_logging(self.layout.logs)
 
     @cached_property
     def own(self) -> "tuple[Primitive, ...]":
@@ -89,7 +92,7 @@ class Services:
         from holdfast.backend.store import Store
 
         url = self.settings.storage.database.get_secret_value()
-        store = Store(self.layout.database_url if url == "sqlite" else url)
+        store = Store(self.layout.database_url if url == "sqlite" else url, head=self.layout.private / "audit.head")
         store.upgrade()
         return store
 
@@ -211,6 +214,42 @@ class Services:
             dataset=self.datasets.get,
             raw_files=self.datasets.files,
         )
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """Runs jobs: every pipeline, durably."""
+        from holdfast.backend.jobs import Engine, Queue
+        from holdfast.backend.pipelines.handlers import PipelineRooms, handlers
+
+        queue = Queue(self.store, self.clock)
+        rooms = PipelineRooms(
+            settings=self.settings,
+            queue=queue,
+            datasets=self.datasets,
+            features=self.features,
+            registry=self.registry,
+            sources=lambda: self.sources,
+            store_of_features=lambda: self.feature_rooms,
+            own=lambda: self.own,
+            reader=file_reader,
+        )
+        return Engine(queue, handlers(rooms))
+
+    @property
+    def schedules(self) -> "Schedules":
+        """Sends the jobs of the project file's `schedules`."""
+        from holdfast.backend.jobs import Schedule, Schedules
+
+        wanted = {name: Schedule(one.cron, one.job, one.arguments) for name, one in self.settings.schedules.items()}
+        return Schedules(self.engine.queue, wanted, self.settings.timezone)
+
+    def work(self, *, processes: int, drain: bool) -> None:
+        """Run jobs until SIGINT or SIGTERM; see `jobs.worker.work`."""
+        from holdfast.backend.jobs.worker import work
+
+        root = self.layout.root
+        self.close()
+        work(partial(Services, root), processes=processes, drain=drain)
 
     @property
     def backup_rooms(self) -> "BackupRooms":

@@ -17,15 +17,16 @@ from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.logging import LOGGER
 from holdfast.backend.project_file import parse
 from holdfast.backend.wiring import Services, file_reader
-from holdfast.core.timeline import parse_instant
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.frontend.backups import BackupVerbs
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.versions import VersionVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from holdfast.backend.deployment.deployments import Deployments
+    from holdfast.backend.jobs import Queue
     from holdfast.backend.pipelines.features import BuiltMatrix, SynthesisResult
     from holdfast.backend.pipelines.ingest import IngestResult
     from holdfast.backend.pipelines.predict import BatchReport
@@ -36,14 +37,18 @@ if TYPE_CHECKING:
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.questions import Question
     from holdfast.backend.serving.service import Service
-    from holdfast.backend.settings import Settings
 
 __all__ = ["Progress", "Project", "init"]
 
 _MASK = "***"
+_LOGGED_AS = {
+    "ingest": "ingest", "ingest_folder": "ingest", "matrix": "features", "materialise": "features", "train": "train",
+    "deploy": "deploy", "rollback": "deploy",
+}  # fmt: skip
+"""The part of the system that a kind of job shows as in the log."""
 
 
-class Project(FeatureVerbs, BackupVerbs):
+class Project(FeatureVerbs, VersionVerbs, BackupVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
@@ -75,33 +80,34 @@ class Project(FeatureVerbs, BackupVerbs):
             return ""
 
     def ingest(
-        self, period: str, files: Sequence[str | Path], *, note: str = "", progress: Progress | None = None
+        self,
+        period: str,
+        files: Sequence[str | Path],
+        *,
+        note: str = "",
+        progress: Progress | None = None,
+        wait: float = 0.0,
     ) -> "IngestResult":
         """Import the files (or folders of files) delivered for `period` as a new version: all of them, or none.
 
+        Trainings that the new data ask for are sent with it, for a worker to do. `wait`: seconds, while somebody else
+        changes the data.
         Raises FileError or ContractError saying what is wrong where; then nothing has changed.
         """
-        from holdfast.backend.pipelines.ingest import ingest
-
-        paths = [Path(file) for file in files]
-        with self._verb("ingest", period), file_reader() as read:
-            return ingest(
-                self.data, self.settings, read, period, paths, note=note, author=self.author, progress=progress
-            )
+        arguments = {"period": period, "files": [str(Path(file).absolute()) for file in files], "note": note}
+        result: IngestResult = self._run("ingest", arguments, period, progress=progress, wait=wait)
+        return result
 
     def ingest_folder(
-        self, folder: str | Path, *, note: str = "", progress: Progress | None = None
+        self, folder: str | Path, *, note: str = "", progress: Progress | None = None, wait: float = 0.0
     ) -> "list[IngestResult]":
         """Import all folders in `folder` that are named by periods, oldest first; a version each.
 
         Raises as `ingest`; the periods before the one that failed stay imported.
         """
-        from holdfast.backend.pipelines.ingest import ingest_folder
-
-        with self._verb("ingest", str(folder)), file_reader() as read:
-            return ingest_folder(
-                self.data, self.settings, read, Path(folder), note=note, author=self.author, progress=progress
-            )
+        arguments = {"folder": str(Path(folder).absolute()), "note": note}
+        results: list[IngestResult] = self._run("ingest_folder", arguments, str(folder), progress=progress, wait=wait)
+        return results
 
     def rows(self, table: str, *, version: str | None = None, history: bool = False) -> "pa.Table":
         """Rows of a table to be shown: current ones without Holdfast's own columns, or all states with them.
@@ -144,22 +150,12 @@ class Project(FeatureVerbs, BackupVerbs):
         What an older matrix still answers is taken over, unless `full`. `frozen_at` (a date or time) is used instead of
         `features.frozen`.
         """
-        from holdfast.backend.pipelines.features import build_matrix, find_target
+        from holdfast.backend.pipelines.features import find_target
 
         name = find_target(self.settings, target)
-        with self._verb("features", f"matrix {name}"):
-            return build_matrix(
-                self.data, self.features, self._frozen(frozen_at), name,
-                version=version, full=full, progress=progress, own=self._services.own,
-            )  # fmt: skip
-
-    def _frozen(self, moment: str | None) -> "Settings":
-        """The settings with history frozen at another moment."""
-        if moment is None:
-            return self.settings
-        parse_instant(moment, self.settings.timezone)
-        features = self.settings.features.model_copy(update={"frozen": moment})
-        return self.settings.model_copy(update={"features": features})
+        arguments = {"target": name, "version": version, "frozen_at": frozen_at, "full": full}
+        built: BuiltMatrix = self._run("matrix", arguments, f"matrix {name}", progress=progress)
+        return built
 
     def train(
         self,
@@ -169,21 +165,20 @@ class Project(FeatureVerbs, BackupVerbs):
         note: str = "",
         force: bool = False,
         progress: Progress | None = None,
+        wait: float = 0.0,
     ) -> "Trained":
         """Compute the matrix of a target (the only one by default) and train a model a label, all or none.
 
+        `wait`: seconds, while somebody else trains one of the models; LockedError says who after that.
         What was trained already on the same data with the same parameters is not trained again, unless `force`.
         """
         from holdfast.backend.pipelines.features import find_target
-        from holdfast.backend.pipelines.train import train
+        from holdfast.backend.pipelines.handlers import training_of
 
         name = find_target(self.settings, target)
-        built = self.matrix(name, progress=progress)
-        with self._verb("train", name):
-            return train(
-                self.models, self.data, built.matrix, self.settings,
-                target=name, labels=labels, note=note, force=force, progress=progress,
-            )  # fmt: skip
+        arguments = training_of(name, labels=list(labels) if labels else None, note=note, force=force)
+        trained: Trained = self._run("train", arguments, name, progress=progress, wait=wait)
+        return trained
 
     def import_models(self, folder: str | Path, *, trust: bool = False) -> "list[ModelVersion]":
         """Register the model packages of a folder that another Holdfast wrote, all or none.
@@ -211,7 +206,6 @@ class Project(FeatureVerbs, BackupVerbs):
 
         The models are opened and replayed first. Running servers follow within a second, without a restart.
         """
-        from holdfast.backend.pipelines.deploy import deploy
         from holdfast.backend.pipelines.features import find_target
 
         name = find_target(self.settings, target)
@@ -225,17 +219,16 @@ class Project(FeatureVerbs, BackupVerbs):
                     hint=f"Its labels are: {', '.join(current) or 'none yet'}",
                 )
             models[label] = self.models.get(current[label].model, version).id
-        with self._verb("deploy", name):
-            return deploy(self._services.sources, name, models, note)
+        made: Deployment = self._run("deploy", {"target": name, "models": models, "note": note}, name)
+        return made
 
     def rollback(self, target: str | None = None, *, to: str | None = None) -> "Deployment":
         """Go back to the deployment `to`, by default the one before the current."""
-        from holdfast.backend.pipelines.deploy import rollback
         from holdfast.backend.pipelines.features import find_target
 
         name = find_target(self.settings, target)
-        with self._verb("deploy", f"rollback {name}"):
-            return rollback(self._services.sources, name, to)
+        made: Deployment = self._run("rollback", {"target": name, "to": to}, f"rollback {name}")
+        return made
 
     def question(
         self, target: str | None, entity: str, cutoff: str | None = None, context: Mapping[str, str] | None = None
@@ -299,6 +292,34 @@ class Project(FeatureVerbs, BackupVerbs):
     def status(self) -> dict[str, Any]:
         """The whole at a glance, as plain data."""
         return self._services.status()
+
+    @property
+    def jobs(self) -> "Queue":
+        """What was done, is done and waits: list, get, steps, cancel, retry."""
+        return self._services.engine.queue
+
+    def work(self, *, processes: int = 1, drain: bool = False) -> None:
+        """Run jobs that wait or whose process died until SIGINT or SIGTERM, or with `drain` until none is left."""
+        with self._verb("jobs", "worker"):
+            self._services.work(processes=processes, drain=drain)
+
+    def schedules(self) -> dict[str, dict[str, Any]]:
+        """The schedules of the project file by name: cron, job, arguments, and when each is due `next` (instant)."""
+        due = self._services.schedules.next()
+        return {name: {**one.model_dump(), "next": due[name]} for name, one in self.settings.schedules.items()}
+
+    def _run(
+        self,
+        kind: str,
+        arguments: Mapping[str, Any],
+        what: str,
+        *,
+        progress: Progress | None = None,
+        wait: float = 0.0,
+    ) -> Any:
+        """Do a job here and now."""
+        with self._verb(_LOGGED_AS[kind], what):
+            return self._services.engine.run(kind, arguments, progress=progress, wait=wait)
 
     @contextmanager
     def _verb(self, module: str, what: str) -> Iterator[None]:

@@ -33,6 +33,7 @@ class FeatureVerbs:
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
+    _run: Callable[..., Any]
 
     @property
     def settings(self) -> "Settings":
@@ -109,11 +110,11 @@ class FeatureVerbs:
 
         Each group is online whole, or as it was before; a vector that is newer than the cutoff stays.
         """
-        from holdfast.backend.pipelines.materialise import materialise
-
         names = [groups] if isinstance(groups, str) else list(groups)
-        with self._verb("features", f"materialise {', '.join(names) or 'all groups'}"):
-            return materialise(self._services.feature_rooms, names, at=self._instant(at), progress=progress)
+        what = f"materialise {', '.join(names) or 'all groups'}"
+        arguments = {"groups": names, "at": self._instant(at)}
+        made: list[Materialisation] = self._run("materialise", arguments, what, progress=progress)
+        return made
 
     def get_feature_vector(self, entity: Any, group: str) -> "dict[str, Value]":
         """The online features of an entity, by name. NotFoundError when there are none, or they have expired."""

@@ -1,6 +1,7 @@
 """The contract suite of blob stores."""
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,22 @@ class BlobsContract:
         blobs.delete(gone)
         assert not blobs.has(gone)
         assert set(blobs) == digests
+
+    def test_what_was_put_since_stays(self, blobs: Blobs) -> None:
+        """Putting again renews the time, and a removal that looks for an older one leaves it."""
+        digest = blobs.put(b"again")
+        first = blobs.about(digest).put_at
+        assert not blobs.delete(digest, unless_put_since=first)
+        assert blobs.has(digest)
+        time.sleep(1.1)  # object stores count seconds
+        blobs.put(b"again")
+        assert blobs.about(digest).put_at > first
+        assert not blobs.delete(digest, unless_put_since=first + 1)
+        assert blobs.delete(digest, unless_put_since=blobs.about(digest).put_at + 1)
+        assert not blobs.has(digest)
+        assert blobs.delete(digest, unless_put_since=0)
+        with pytest.raises(NotFoundError):
+            blobs.about(digest).put_at
 
     def test_absent_is_not_found(self, blobs: Blobs) -> None:
         """NotFoundError names the blob."""

@@ -64,12 +64,12 @@ class PlaceContract:
 
     def test_has(self, place: Place) -> None:
         """True for what was kept, until it is deleted; a folder is no file."""
-        assert not place.has("a/b")
+        assert not place.about("a/b")
         place.put("a/b", b"")
-        assert place.has("a/b")
-        assert not place.has("a")
+        assert place.about("a/b")
+        assert not place.about("a")
         place.delete("a/b")
-        assert not place.has("a/b")
+        assert not place.about("a/b")
 
     def test_absent_is_not_found(self, place: Place, tmp_path: Path) -> None:
         """NotFoundError names the file, and nothing is written."""

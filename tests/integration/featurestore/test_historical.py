@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.backend.pipelines.historical import Stored, join_stored
+from holdfast.backend.pipelines.historical import Stored, _mapped, join_stored
 from holdfast.backend.pipelines.materialise import ENTITY
 from holdfast.errors import InputError, NotFoundError
 
@@ -135,6 +135,7 @@ BATCHES = st.lists(st.tuples(st.integers(-5, 5), st.sets(st.integers(0, 4))), mi
 ASKED = st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 4)), st.integers(-7, 7)), max_size=20)
 
 
+@settings(deadline=None)  # the first example of a process loads the compiler
 @given(KEYS, BATCHES, ASKED, st.one_of(st.none(), st.integers(0, 6)))
 def test_the_join_of_stored_rows_is_what_it_says(keys, batches, asked, ttl):
     batches = sorted(batches, key=lambda batch: batch[0])
@@ -156,3 +157,68 @@ def test_the_join_of_stored_rows_is_what_it_says(keys, batches, asked, ttl):
             if place in held and at <= cutoff and (ttl is None or at >= cutoff - ttl)
         ]
         assert said == (fit[-1] if fit else None)
+
+
+# Far apart, even and uneven, negative, and one that only a table in the middle holds.
+WIDE = st.sampled_from(
+    [[-(2**63), -1, 0, 7, 2**40, 2**63 - 1], [10, 20, 30, 40, 50, 60], ["", "a", "甲", "乙", "丙", "🜁"]]
+)
+VALUES = {
+    "int": (pa.int64(), st.integers(-(2**63), 2**63 - 1)), "float": (pa.float64(), st.floats(allow_nan=False)),
+    "bool": (pa.bool_(), st.booleans()), "text": (pa.string(), st.sampled_from(["", "a", "丙", "🜁🜁"])),
+    "time": (pa.timestamp("us", tz="UTC"), st.integers(-(2**40), 2**40)),
+}  # fmt: skip
+
+
+def stored_table(data, kind, keys, first):
+    """Rows in batches of two that begin in the midst of their memory, as a file of many batches has them."""
+    columns = {ENTITY: pa.array(keys, kind)}
+    for name, (dtype, values) in VALUES.items():
+        drawn = data.draw(st.lists(st.one_of(st.none(), values), min_size=len(keys), max_size=len(keys)))
+        columns[name] = pa.array([None, *drawn], dtype).slice(1)
+    # A sum that became too large for its type: float64 in one file, int64 in the others.
+    columns["mixed"] = pa.array([1.5 if first else 2] * len(keys), pa.float64() if first else pa.int64())
+    table = pa.table(columns)
+    return pa.concat_tables([table.slice(start, 2) for start in range(0, max(len(keys), 1), 2)])
+
+
+@settings(deadline=None)  # the first example of a process loads the compiler
+@given(WIDE, st.lists(st.tuples(st.integers(-5, 5), st.sets(st.integers(0, 5))), min_size=1, max_size=4), st.data())
+def test_stored_values_of_every_type_come_back_as_they_are(keys, batches, data):
+    kind, batches = pa.array(keys).type, sorted(batches, key=lambda batch: batch[0])
+    stored = [
+        Stored(cutoff, stored_table(data, kind, sorted(keys[place] for place in held), number == 0))
+        for number, (cutoff, held) in enumerate(batches)
+    ]
+    asked = data.draw(st.lists(st.tuples(st.one_of(st.none(), st.sampled_from(keys)), st.integers(-7, 7)), max_size=30))
+    ttl = data.draw(st.one_of(st.none(), st.integers(0, 6)))
+    names = data.draw(st.permutations([*VALUES, "mixed"]))
+    entities = pa.array([None, *(key for key, _ in asked)], kind).slice(1)
+    cutoffs = np.array([cutoff for _, cutoff in asked], np.int64)
+    found = pa.table(dict(join_stored(stored, entities, cutoffs, names, ttl)))
+    assert found.column_names == list(names)
+    types = {name: dtype for name, (dtype, _) in VALUES.items()}
+    types["mixed"] = pa.float64()
+    assert {name: found.schema.field(name).type for name in names} == types
+    found.validate(full=True)
+    known = [{row[ENTITY]: row for row in one.rows.to_pylist()} for one in stored]
+    for (key, cutoff), said in zip(asked, found.to_pylist(), strict=True):
+        fit = [
+            rows[key] for one, rows in zip(stored, known, strict=True)
+            if key in rows and one.cutoff <= cutoff and (ttl is None or one.cutoff >= cutoff - ttl)
+        ]  # fmt: skip
+        assert said == ({name: fit[-1][name] for name in names} if fit else dict.fromkeys(names))
+
+
+def test_a_file_stays_mapped_and_a_newer_one_is_seen(project):
+    asked = {"shop_id": [7], "cutoff": ["2024-03-20"]}
+    project.materialise("门店统计", at="2024-02-10")
+    first = project.get_historical_features(asked, "门店统计", stored=True)
+    kept = _mapped.cache_info().hits
+    assert project.get_historical_features(asked, "门店统计", stored=True) == first
+    assert _mapped.cache_info().hits > kept
+    project.materialise("门店统计", at="2024-03-15")
+    newer = project.get_historical_features(asked, "门店统计", stored=True)
+    at = project.get_historical_features({**asked, "cutoff": ["2024-03-15"]}, "门店统计")
+    assert newer.drop_columns(["cutoff"]) == at.drop_columns(["cutoff"])
+    assert newer != first

@@ -1,5 +1,6 @@
 """Blobs in a folder: `ab/cdef...` by SHA-256."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from holdfast.backend.records import Stat
 from holdfast.backend.store.files import place, sha256_of
 from holdfast.errors import IntegrityError, NotFoundError
 
@@ -30,7 +32,7 @@ class LocalBlobs:
     def put(self, data: bytes) -> str:
         """Store bytes; returns their address."""
         digest = sha256_of(data)
-        if not self.has(digest):
+        if not self._renewed(digest):
             with self._scratch() as (file, scratch):
                 file.write(data)
                 self._publish(file, scratch, digest)
@@ -57,9 +59,22 @@ class LocalBlobs:
         """Whether the blob is there."""
         return self._place(digest).is_file()
 
-    def delete(self, digest: str) -> None:
-        """Remove the blob, if it is there."""
-        self._place(digest).unlink(missing_ok=True)
+    def about(self, digest: str) -> Stat:
+        """Its size and when it was put."""
+        stat = self.path(digest).stat()
+        return Stat(stat.st_size, stat.st_mtime_ns // 1000)
+
+    def delete(self, digest: str, *, unless_put_since: int | None = None) -> bool:
+        """Remove the blob, if it is there and was not put since."""
+        path = self._place(digest)
+        with self._turn(fcntl.LOCK_EX):
+            try:
+                if unless_put_since is not None and path.stat().st_mtime_ns // 1000 >= unless_put_since:
+                    return False
+            except FileNotFoundError:
+                return True
+            path.unlink(missing_ok=True)
+        return True
 
     def __iter__(self) -> Iterator[str]:
         for folder in sorted(self._root.iterdir()):
@@ -72,6 +87,25 @@ class LocalBlobs:
         if not _DIGEST.fullmatch(digest):
             raise IntegrityError(f"{digest!r} is no address of a blob")
         return self._root / digest[:2] / digest[2:]
+
+    def _renewed(self, digest: str) -> bool:
+        """Whether the blob is there; its time is now, then."""
+        with self._turn(fcntl.LOCK_SH):
+            try:
+                os.utime(self._place(digest))
+            except OSError:  # absent, or somebody else's: it is written anew
+                return False
+        return True
+
+    @contextmanager
+    def _turn(self, kind: int) -> Iterator[None]:
+        """Between looking at a blob's time and removing it nobody renews it."""
+        handle = os.open(self._temporary / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, kind)
+            yield
+        finally:
+            os.close(handle)
 
     @contextmanager
     def _scratch(self) -> Iterator[tuple[IO[bytes], Path]]:
@@ -88,4 +122,5 @@ class LocalBlobs:
         target = self._place(digest)
         target.parent.mkdir(exist_ok=True)
         scratch.chmod(0o444)
-        place(scratch, target, "blob")
+        with self._turn(fcntl.LOCK_SH):
+            place(scratch, target, "blob")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.backend.adapters.placenames import checked
+from holdfast.backend.records import Stat
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.disk import disk_errors
 from holdfast.backend.store.files import place
@@ -68,9 +69,13 @@ class FolderPlace:
                 scratch.unlink(missing_ok=True)
             return True
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return self._path(name).is_file()
+    def about(self, name: str) -> Stat | None:
+        """A file's size, and when it was put."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        stat = path.stat()
+        return Stat(stat.st_size, stat.st_mtime_ns // 1000)
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of all files below `folder`."""

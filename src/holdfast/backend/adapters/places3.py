@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from holdfast.backend.adapters.placenames import checked
+from holdfast.backend.records import Stat
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.disk import disk_errors
 from holdfast.errors import ConfigError, MissingExtraError, NotFoundError, UnavailableError
@@ -106,16 +107,16 @@ class S3Place:
             crash_point("upload new: after")
         return True
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+    def about(self, name: str) -> Stat | None:
+        """A file's size, and when it was put, in whole seconds."""
         import obstore
 
         try:
             with self._told(name):
-                obstore.head(self._store, checked(name))
+                said = obstore.head(self._store, checked(name))
         except NotFoundError:
-            return False
-        return True
+            return None
+        return Stat(said["size"], round(said["last_modified"].timestamp() * 1_000_000))
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of all files below `folder`."""

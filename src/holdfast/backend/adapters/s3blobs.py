@@ -11,6 +11,7 @@ from pathlib import Path
 
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.ports import Place
+from holdfast.backend.records import Stat
 from holdfast.backend.store.files import sha256_of_file
 from holdfast.errors import IntegrityError, NotFoundError
 
@@ -44,12 +45,28 @@ class S3Blobs:
 
     def has(self, digest: str) -> bool:
         """Whether the blob is in the bucket."""
-        return self._place.has(self._name(digest))
+        return self._place.about(self._name(digest)) is not None
 
-    def delete(self, digest: str) -> None:
-        """Remove the blob, from the cache as well."""
+    def about(self, digest: str) -> Stat:
+        """Its size and when it was put into the bucket."""
+        found = self._place.about(self._name(digest))
+        if found is None:
+            raise NotFoundError("there is no such blob", where={"blob": digest, "place": self._place.url})
+        return found
+
+    def delete(self, digest: str, *, unless_put_since: int | None = None) -> bool:
+        """Remove the blob, from the cache as well.
+
+        A bucket cannot compare and remove in one step: who puts the blob again between the two requests finds it there
+        and then loses it. That is why collecting leaves what was put within the last hour alone, and why `put` looks
+        again after it has put what was there.
+        """
+        found = self._place.about(self._name(digest))
+        if found is not None and unless_put_since is not None and found.put_at >= unless_put_since:
+            return False
         self._place.delete(self._name(digest))
         self._cache.delete(digest)
+        return True
 
     def __iter__(self) -> Iterator[str]:
         for name in self._place.names(_FOLDER):
@@ -60,9 +77,12 @@ class S3Blobs:
         return f"{_FOLDER}/{digest[:2]}/{digest[2:]}"
 
     def _uploaded(self, digest: str) -> str:
-        if not self.has(digest):
+        # What is there is put again: its time is now, then, and collecting leaves it. Seen afterwards, it was not
+        # removed in between.
+        while True:
             self._place.put(self._name(digest), self._cache.path(digest))
-        return digest
+            if self.has(digest):
+                return digest
 
     def _download(self, digest: str) -> None:
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="download-") as folder:

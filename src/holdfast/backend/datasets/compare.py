@@ -1,17 +1,20 @@
-"""What differs between two versions."""
+"""What differs between two versions. Parts that both list are not looked at where that is right."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from holdfast.core.prepare import row_ids
+from holdfast.backend.datasets.parts import PERIOD_END, REMOVED, PartStore
+from holdfast.backend.datasets.tables import Part
+from holdfast.core.drift.shift import Shift, column_shift
+from holdfast.core.prepare import current_states, row_ids
 from holdfast.core.prepare.states import number_equal
-from holdfast.core.schema import SYSTEM_FIELDS, Schema, Table
+from holdfast.core.schema import SYSTEM_FIELDS, DType, Schema, Table
 
-__all__ = ["Comparison", "TableComparison", "compare_versions"]
+__all__ = ["Comparison", "Difference", "TableComparison", "compare_rows", "compare_schemas", "touched_rows"]
 
 _EXAMPLES = 10
 
@@ -21,6 +24,8 @@ class TableComparison:
     """Current rows of one table in both versions, matched by key (without a key: by content and number).
 
     Examples are keys (or rows) as mappings; a changed one also has `was` and `is`, with the columns that differ.
+    `shift` is the population stability index of each column of truth values, numbers and categories but the key, the
+    largest first (`core.drift.shift` says formula and bins); it is empty where no row differs.
     """
 
     added: int
@@ -28,6 +33,7 @@ class TableComparison:
     changed: int
     same: int
     examples: Mapping[str, tuple[dict[str, Any], ...]]
+    shift: Mapping[str, Shift] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +50,67 @@ class Comparison:
         return asdict(self)
 
 
-def compare_versions(
-    names: tuple[str, str], schemas: tuple[Schema, Schema], rows: tuple[Mapping[str, pa.Table], Mapping[str, pa.Table]]
-) -> Comparison:
-    """Compare the current rows of two versions."""
-    before, after = schemas
-    tables = {}
-    for name in dict.fromkeys((*before.tables, *after.tables)):
-        table = after.tables.get(name) or before.tables[name]
-        tables[name] = _compare_table(table, rows[0].get(name), rows[1].get(name))
-    return Comparison(*names, tuple(_schema_changes(before, after)), tables)
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Rows that may differ: those of either version that the other may not have. `same` further ones are equal."""
+
+    old: pa.Table | None
+    new: pa.Table | None
+    same: int
+
+
+def _shared(one: Sequence[Part], other: Sequence[Part]) -> int:
+    """How many parts both begin with."""
+    count = 0
+    while count < min(len(one), len(other)) and one[count].digest == other[count].digest:
+        count += 1
+    return count
+
+
+def touched_rows(parts: PartStore, table: Table, one: Sequence[Part], other: Sequence[Part], rows: int) -> Difference:
+    """Current rows that differ between two lists of parts of one table; `rows` is how many the first one has in all.
+
+    Of what both begin with only rows are read whose keys either has states of after it.
+    """
+    shared = _shared(one, other)
+    ends = [parts.raw_states(table, side[shared:]) for side in (one, other)]
+    if not table.key:
+        return Difference(ends[0], ends[1], rows - len(ends[0]))
+    keys = pa.concat_tables([end.select(table.key) for end in ends])
+    keys = keys.take(pa.array(np.unique(row_ids([keys], table.key)[0], return_index=True)[1]))
+    before = parts.last(table, one[:shared], keys=keys)
+    start = before.rows.append_column(REMOVED, pa.array(before.removed))
+    found = []
+    for end in ends:
+        states = pa.concat_tables([start, end.select(start.column_names)])
+        last = current_states(row_ids([states], table.key)[0]) & ~states[REMOVED].to_numpy()
+        found.append(states.filter(pa.array(last)))
+    return Difference(found[0], found[1], rows - len(found[0]))
+
+
+def compare_rows(table: Table, difference: Difference, reference: pa.Table | None) -> TableComparison:
+    """Compare rows that may differ; `reference` are all current rows before, for the shift (None: not asked for)."""
+    found = _compare_table(table, difference.old, difference.new, difference.same)
+    if reference is None or not found.added + found.removed + found.changed:
+        return found
+    old, new = _aligned(difference.old, difference.new)
+    shift = {}
+    for column in table.columns:
+        name = column.name
+        # Text and times have no distribution that would stay; a key never repeats.
+        if column.dtype in (DType.TEXT, DType.TIME) or name in table.key or name not in reference.column_names:
+            continue
+        whole = reference[name].cast(old[name].type) if reference[name].type != old[name].type else reference[name]
+        shift[name] = column_shift(whole, new[name], old[name])
+    ordered = sorted(shift.items(), key=lambda item: (-item[1].psi, item[0]))
+    return TableComparison(
+        found.added, found.removed, found.changed, found.same, found.examples, dict(ordered)
+    )  # fmt: skip
+
+
+def compare_schemas(before: Schema, after: Schema) -> tuple[str, ...]:
+    """What changed, in words."""
+    return tuple(_schema_changes(before, after))
 
 
 def _schema_changes(before: Schema, after: Schema) -> list[str]:
@@ -82,7 +139,7 @@ def _schema_changes(before: Schema, after: Schema) -> list[str]:
     return said
 
 
-def _compare_table(table: Table, old: pa.Table | None, new: pa.Table | None) -> TableComparison:
+def _compare_table(table: Table, old: pa.Table | None, new: pa.Table | None, same: int) -> TableComparison:
     one, other = _aligned(old, new)
     columns = one.column_names
     contents = row_ids([one, other], columns)
@@ -102,16 +159,16 @@ def _compare_table(table: Table, old: pa.Table | None, new: pa.Table | None) -> 
         "removed": tuple(one.select(shown).take(pa.array(removed[:_EXAMPLES])).to_pylist()),
         "changed": tuple(_difference(table, one, other, int(at[n]), int(n)) for n in differs[:_EXAMPLES]),
     }
-    return TableComparison(len(added), len(removed), len(differs), len(both) - len(differs), examples)
+    return TableComparison(len(added), len(removed), len(differs), same + len(both) - len(differs), examples)
 
 
 def _aligned(old: pa.Table | None, new: pa.Table | None) -> tuple[pa.Table, pa.Table]:
     """User columns of both in one schema: a column that one lacks is null; types that differ meet in text."""
     fields: dict[str, pa.DataType] = {}
     for rows in (old, new):
-        for field in rows.schema if rows is not None else ():
-            if field.name not in SYSTEM_FIELDS:
-                fields[field.name] = field.type if fields.get(field.name, field.type) == field.type else pa.string()
+        for one in rows.schema if rows is not None else ():
+            if one.name not in (*SYSTEM_FIELDS, REMOVED, PERIOD_END):
+                fields[one.name] = one.type if fields.get(one.name, one.type) == one.type else pa.string()
     schema = pa.schema(list(fields.items()))
 
     def fit(rows: pa.Table | None) -> pa.Table:

@@ -3,7 +3,7 @@
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from holdfast.backend.datasets.keyfiles import KeyFiles
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
 from holdfast.backend.store.files import sha256_of_file
 from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
-from holdfast.core.timeline import NEVER
+from holdfast.core.timeline import ALWAYS, NEVER
+from holdfast.core.versions.keys import KeyIndex, Keys, keys_of
 from holdfast.errors import ConflictError, IntegrityError
 
-__all__ = ["REMOVED", "PartStore", "Stored", "identity_columns", "ranges_of"]
+__all__ = ["PERIOD_END", "REMOVED", "PartStore", "Standing", "Stored", "identity_columns", "ranges_of"]
 
 REMOVED = "__removed"
 """Marks a state in which the row is gone; kept in parts only."""
 
+PERIOD_END = "__period_end"
+"""In compacted parts only: the end of the period that delivered each state (int64)."""
+
 _CACHE_BYTES = 128 << 20
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,18 @@ class Stored:
     known_from: npt.NDArray[np.int64]
     period_end: npt.NDArray[np.int64]
     removed: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of n keys: whether each is the key of a current row (`alive`), and whether it ever was (`seen`); bool [n].
+
+    `holders` are the parts with the last states of any of them, in order of delivery.
+    """
+
+    alive: npt.NDArray[np.bool_]
+    seen: npt.NDArray[np.bool_]
+    holders: tuple[Part, ...]
 
 
 def identity_columns(table: Table) -> tuple[str, ...]:
@@ -62,23 +80,29 @@ def ranges_of(rows: pa.Table, columns: Sequence[str]) -> dict[str, list[Any]]:
 class PartStore:
     """Writes and reads parts over `Blobs`; keeps recently read ones, and checks each part's hash once."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, keys: KeyFiles) -> None:
         self._blobs = blobs
+        self._keys = keys
         self._cache: OrderedDict[str, pa.Table] = OrderedDict()
         self._cached_bytes = 0
         self._checked: set[str] = set()
         self._lock = threading.Lock()
 
     def write(self, table: Table, states: pa.Table, *, supersedes: bool, period_end: int) -> Part:
-        """Store states (user columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED) as a part."""
+        """Store states as a part: user columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, if need be PERIOD_END."""
         digest, size = self.write_plain(states)
-        ranges = ranges_of(states, identity_columns(table))
-        return Part(table.name, digest, states.num_rows, size, supersedes, period_end, ranges)
+        ranges = ranges_of(states, [*identity_columns(table), KNOWN_FROM])
+        part = Part(table.name, digest, states.num_rows, size, supersedes, period_end, ranges)
+        if table.key:
+            removed = states[REMOVED].to_numpy()
+            self._keys.index(table, digest, lambda: KeyIndex.of(keys_of(states, table.key), removed))
+        return part
 
     def write_plain(self, rows: pa.Table) -> tuple[str, int]:
         """Store any rows as Parquet; returns address and bytes."""
         sink = io.BytesIO()
-        pq.write_table(rows, sink, compression="zstd", store_schema=True)
+        repeating = [name for name in rows.column_names if _repeats(rows[name])]
+        pq.write_table(rows, sink, compression="zstd", store_schema=True, use_dictionary=repeating)
         data = sink.getvalue()
         digest = self._blobs.put(data)
         self._checked.add(digest)
@@ -118,39 +142,103 @@ class PartStore:
 
     def states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
         """Every state of the rows of `table` with the system columns, in order of delivery."""
-        states = self._all(table, parts)
-        never = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
-        removed = states[REMOVED].combine_chunks()
+        pieces = [self.raw_states(table, [part]) for part in parts]
+        states = pa.concat_tables([self.raw_states(table, []), *pieces])
+        until = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
         if any(part.supersedes for part in parts):
-            ids = row_ids([states], table.key)[0]
-            known = states[KNOWN_FROM].cast(pa.int64()).to_numpy()
-            until = superseded_at(ids, known, NEVER)
-            never = pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
-        states = states.drop_columns([REMOVED])
-        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, never)
-        return states.filter(pc.invert(removed))
+            until = _until(table, parts, pieces, states[KNOWN_FROM])
+        removed = states[REMOVED].combine_chunks()
+        states = states.drop_columns([REMOVED, PERIOD_END])
+        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, until)
+        return states.filter(pc.invert(removed)) if removed.true_count else states
 
-    def last(self, table: Table, parts: Sequence[Part], like: Mapping[str, list[Any]] | None = None) -> Stored:
-        """Last states (removals too) of the rows that may fall into the ranges of `like`; of all rows when None."""
-        chosen = [part for part in parts if like is None or _overlaps(part.ranges, like)]
-        states = self._all(table, chosen)
-        ends = np.repeat(np.array([p.period_end for p in chosen], np.int64), [p.rows for p in chosen])
+    def last(
+        self,
+        table: Table,
+        parts: Sequence[Part],
+        like: Mapping[str, list[Any]] | None = None,
+        keys: pa.Table | None = None,
+    ) -> Stored:
+        """Last states (removals too) of the rows that may fall into the ranges of `like`; of all rows when None.
+
+        With `keys` (rows of the key columns) of the rows with these keys only: other parts are not read.
+        """
+        if keys is not None:
+            chosen: Sequence[Part] = self.standing(table, parts, keys).holders
+        else:
+            chosen = [part for part in parts if like is None or _overlaps(part.ranges, like)]
+        pieces = [self.raw_states(table, [part]) for part in chosen]
+        if keys is not None:
+            wanted = keys_of(_typed_keys(table, keys), table.key)
+            pieces = [piece.filter(pa.array(_among(piece, table, wanted))) for piece in pieces]
+        states = pa.concat_tables([self.raw_states(table, []), *pieces])
         if table.key and any(part.supersedes for part in chosen):
-            mask = current_states(row_ids([states], table.key)[0])
-            states, ends = states.filter(pa.array(mask)), ends[mask]
+            states = states.filter(pa.array(current_states(row_ids([states], table.key)[0])))
         return Stored(
             states.select(table.names),
             states[SOURCE_FILE],
             states[KNOWN_FROM].cast(pa.int64()).to_numpy(),
-            ends,
+            states[PERIOD_END].to_numpy(),
             states[REMOVED].to_numpy(),
         )
 
-    def _all(self, table: Table, parts: Sequence[Part]) -> pa.Table:
-        """States of the parts in the table's present schema: columns that a part lacks are null."""
-        fields = [pa.field(column.name, column.dtype.arrow) for column in table.columns]
-        fields += [pa.field(name, SYSTEM_FIELDS[name]) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
+    def standing(self, table: Table, parts: Sequence[Part], keys: pa.Table) -> Standing:
+        """What the parts of a keyed table know of `keys` (rows of its key columns), by indexes alone."""
+        keys = _typed_keys(table, keys)
+        like, wanted = ranges_of(keys, table.key), keys_of(keys, table.key)
+        alive, seen = np.zeros(len(wanted), bool), np.zeros(len(wanted), bool)
+        open_ = np.arange(len(wanted))
+        holders = []
+        for part in reversed(parts):
+            if not len(open_):
+                break
+            if not _overlaps(part.ranges, like):
+                continue
+            index, asked = self._index(table, part), wanted.take(open_)
+            there, gone = index.alive.holds(asked), index.gone.holds(asked)
+            found = there | gone
+            if found.any():
+                holders.append(part)
+                alive[open_[there]] = True
+                seen[open_[found]] = True
+                open_ = open_[~found]
+        return Standing(alive, seen, tuple(holders[::-1]))
+
+    def newest_known(self, table: Table, parts: Sequence[Part], keys: pa.Table) -> npt.NDArray[np.int64]:
+        """The KNOWN_FROM of the last state of each of `keys`, int64 [n]; ALWAYS where there is none."""
+        stored = self.last(table, parts, keys=keys)
+        theirs, mine = row_ids([stored.rows.select(table.key), _typed_keys(table, keys)], table.key)
+        known = np.full(int(max(theirs.max(initial=-1), mine.max(initial=-1))) + 1, ALWAYS, np.int64)
+        known[theirs] = stored.known_from
+        return known[mine]
+
+    def forget(self, digests: Collection[str]) -> None:
+        """Forget parts that were deleted."""
+        self._keys.forget(digests)
+        with self._lock:
+            for digest in digests:
+                self._checked.discard(digest)
+                if digest in self._cache:
+                    self._cached_bytes -= self._cache.pop(digest).nbytes
+
+    def _index(self, table: Table, part: Part) -> KeyIndex:
+        def make() -> KeyIndex:
+            states = self.raw_states(table, [part], only_keys=True)
+            return KeyIndex.of(keys_of(states, table.key), states[REMOVED].to_numpy())
+
+        return self._keys.index(table, part.digest, make)
+
+    def raw_states(self, table: Table, parts: Sequence[Part], *, only_keys: bool = False) -> pa.Table:
+        """States as they are stored, in the table's present schema: columns that a part lacks are null.
+
+        User columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, PERIOD_END; the key and REMOVED with `only_keys`.
+        """
+        names = table.key if only_keys else table.names
+        fields = [pa.field(name, table.column(name).dtype.arrow) for name in names]
+        if not only_keys:
+            fields += [pa.field(name, SYSTEM_FIELDS[name]) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
         schema = pa.schema([*fields, pa.field(REMOVED, pa.bool_())])
+        whole = schema if only_keys else schema.append(pa.field(PERIOD_END, pa.int64()))
         pieces = []
         for part in parts:
             rows = self.read_plain(part.digest)
@@ -160,8 +248,56 @@ class PartStore:
                 else pa.nulls(len(rows), field.type)
                 for field in schema
             ]
-            pieces.append(pa.table(columns, schema=schema))
-        return pa.concat_tables([schema.empty_table(), *pieces])
+            if not only_keys:
+                each = pa.array(np.full(len(rows), part.period_end, np.int64))
+                columns.append(rows[PERIOD_END] if PERIOD_END in rows.column_names else pa.chunked_array([each]))
+            pieces.append(pa.table(columns, schema=whole))
+        return pa.concat_tables([whole.empty_table(), *pieces])
+
+
+def _until(table: Table, parts: Sequence[Part], pieces: Sequence[pa.Table], known: pa.ChunkedArray) -> pa.Array:
+    """KNOWN_TO of all states: null but for rows that have several, of which one at least is in a superseding part."""
+    keys = [piece.select(table.key) for piece in pieces]
+    again = pa.concat_tables([one for one, part in zip(keys, parts, strict=True) if part.supersedes])
+    if len(again) * 4 < len(known):
+        wanted = keys_of(again, table.key)
+        marks = [
+            np.ones(len(one), bool) if part.supersedes else _among(one, table, wanted)
+            for one, part in zip(keys, parts, strict=True)
+        ]
+        places = np.flatnonzero(np.concatenate(marks))
+    else:
+        places = np.arange(len(known))
+    rows = pa.concat_tables(keys).take(pa.array(places)) if len(places) < len(known) else pa.concat_tables(keys)
+    moments = known.cast(pa.int64()).to_numpy()[places]
+    until = np.full(len(known), NEVER, np.int64)
+    until[places] = superseded_at(row_ids([rows], table.key)[0], moments, NEVER)
+    return pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether values repeat, by evenly spaced ones: a dictionary of others costs as much again as writing them."""
+    if len(column) <= _SAMPLE:
+        return True
+    sample = column.take(pa.array(np.linspace(0, len(column) - 1, _SAMPLE).astype(np.int64)))
+    return bool(pc.count_distinct(sample, mode="all").as_py() <= _SAMPLE // 2)
+
+
+def _typed_keys(table: Table, keys: pa.Table) -> pa.Table:
+    return pa.table({name: keys[name].cast(table.column(name).dtype.arrow) for name in table.key})
+
+
+def _among(rows: pa.Table, table: Table, wanted: Keys) -> npt.NDArray[np.bool_]:
+    """Which rows have one of the keys."""
+    mine = keys_of(rows, table.key)
+    found: npt.NDArray[np.bool_] = pc.is_in(pa.array(mine.words[0]), pa.array(wanted.words[0])).to_numpy(
+        zero_copy_only=False
+    )
+    if len(mine.words) > 1:
+        maybe = np.flatnonzero(found)
+        found = np.zeros(len(mine), bool)
+        found[maybe] = wanted.take(wanted.order()).holds(mine.take(maybe))
+    return found
 
 
 def _widened(table: str, rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:

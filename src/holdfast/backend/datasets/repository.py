@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import tables as rows_of
-from holdfast.backend.datasets.compare import Comparison, compare_versions
+from holdfast.backend.datasets.compare import Comparison, Difference, compare_rows, compare_schemas, touched_rows
 from holdfast.backend.datasets.face import face_is, write_face
+from holdfast.backend.datasets.keyfiles import KeyFiles
 from holdfast.backend.datasets.parts import PartStore, Stored
 from holdfast.backend.datasets.raw import Kept, RawFiles
-from holdfast.backend.datasets.tables import Part
+from holdfast.backend.datasets.refs import POINTER, Refs, named, tips
+from holdfast.backend.datasets.tables import ADDS, COMPACT, Part
 from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, RawFile, new_id
@@ -24,18 +26,20 @@ from holdfast.backend.store.locks import file_lock
 from holdfast.core.derive import derive
 from holdfast.core.prepare import QUARANTINE, TableContract
 from holdfast.core.schema import KNOWN_TO, Schema, Table
-from holdfast.errors import InputError, LockedError, NotFoundError, nearest
+from holdfast.core.timeline import isoformat
+from holdfast.errors import ConflictError, InputError, LockedError, NotFoundError, nearest
 
-__all__ = ["POINTER", "STATES", "Datasets", "Draft"]
+__all__ = ["FACE_ROWS", "POINTER", "STATES", "Datasets", "Draft"]
 
-POINTER = "dataset"
-"""The pointer that names the current version."""
 STATES = ("pending", "trained", "retrain_needed")
 
 Versions = list[DatasetVersion]  # `Datasets.list` hides the builtin inside the class
 Files = list[RawFile]
 Ranges = Mapping[str, list[Any]]
 Manifest = list[Part]
+Steps = list[tuple[DatasetVersion, Manifest]]
+FACE_ROWS = 100_000
+"""Data of more rows is not written to `data/processed/` by small changes: that would cost more than the change."""
 
 _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
 
@@ -44,7 +48,9 @@ _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
 class Draft:
     """A version before it is committed. `base` is the version it extends; `rows` counts current rows per table.
 
-    `period` is the newest one delivered; `report` names the delivery that made the version.
+    `period` is the newest one delivered; `report` names the delivery that made the version. `manifest` says whether
+    `parts` come after those of the base, or are all there are (`tables.ADDS`, WHOLE, COMPACT). `taken` are files of
+    other versions that this one holds; `parents` are further versions it came from.
     """
 
     base: DatasetVersion | None
@@ -58,27 +64,33 @@ class Draft:
     files: Sequence[RawFile] = ()
     quarantine: pa.Table | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
+    manifest: str = ADDS
+    taken: Sequence[RawFile] = ()
+    parents: Sequence[str] = ()
 
 
 class Datasets:
     """Versions of all tables together.
 
     A version's manifest lists immutable parts in order of delivery; versions share them. What is current is the
-    pointer `dataset`. A version is named by its number (`v1.3`) or its id; None is the current one.
+    pointer `dataset`. A version is named by its number (`v1.3`), its id, a tag or a branch; None is the current one.
     """
 
     def __init__(self, store: Store, blobs: Blobs, clock: Clock, layout: Layout) -> None:
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._layout = layout
-        self.parts = PartStore(blobs)
+        self._blobs = blobs
+        self.parts = PartStore(blobs, KeyFiles(layout.private / "keys"))
         self.raw = RawFiles(layout)
+        self.refs = Refs(store, clock, self._row)
         self._leases = Leases(store, clock)
 
     def list(self) -> Versions:
-        """All versions, oldest first."""
+        """All versions that were not collected, oldest first."""
         with self._store.read() as connection:
-            query = sa.select(rows_of.datasets).order_by(rows_of.datasets.c.major, rows_of.datasets.c.minor)
+            query = sa.select(rows_of.datasets).where(rows_of.datasets.c.collected_at.is_(None))
+            query = query.order_by(rows_of.datasets.c.major, rows_of.datasets.c.minor)
             return [rows_of.to_version(row) for row in connection.execute(query)]
 
     def get(self, version: str | None = None) -> DatasetVersion:
@@ -142,7 +154,7 @@ class Datasets:
                 states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
             return states[name]
 
-        return {name: of(name).filter(pc.is_null(of(name)[KNOWN_TO])) if current_only else of(name) for name in names}
+        return {name: _current(of(name)) if current_only else of(name) for name in names}
 
     def files(self, version: str | None = None) -> Files:
         """The raw files that make up a version, in the order of delivery."""
@@ -152,31 +164,78 @@ class Datasets:
     def quarantine(self, version: str | None = None) -> pa.Table:
         """Rows kept out of a version and those before it: version, table, file, row, column, value, reason."""
         with self._store.read() as connection:
-            steps = rows_of.chain(connection, self._row(connection, version).id)
+            identifier = self._row(connection, version).id
+            held = {file.path for file in rows_of.files_of(connection, identifier)}
+            steps = rows_of.ancestors(connection, identifier)
         pieces = [_QUARANTINE.empty_table()]
         for step in steps:
             if step.quarantine:
                 faults = self.parts.read_plain(step.quarantine)
+                # What was reverted since took its faults along.
+                faults = faults.filter(pc.is_in(faults["file"], pa.array(sorted(held), pa.string())))
                 pieces.append(faults.add_column(0, "version", pa.array([step.version] * len(faults), pa.string())))
         return pa.concat_tables(pieces)
 
-    def compare(self, before: str, after: str) -> Comparison:
-        """What changed between two versions: schema, and rows added, removed and changed by key."""
+    def compare(self, before: str, after: str, *, shift: bool = True) -> Comparison:
+        """What changed between two versions: schema, rows added, removed and changed by key, and distributions.
+
+        Parts that both share are skipped; the `shift` of distributions reads all rows of `before` in tables that
+        differ.
+        """
         one, other = self.get(before), self.get(after)
-        return compare_versions(
-            (one.version, other.version),
-            (Schema.from_dict(one.schema), Schema.from_dict(other.schema)),
-            (self.read(one.id, current_only=True), self.read(other.id, current_only=True)),
-        )
+        schemas = Schema.from_dict(one.schema), Schema.from_dict(other.schema)
+        tables = {}
+        for name in dict.fromkeys((*schemas[0].tables, *schemas[1].tables)):
+            found = self._difference(name, (one, other), schemas)
+            reference = None
+            if shift and found.old is not None and found.new is not None and len(found.old) + len(found.new):
+                reference = self.read(one.id, [name], current_only=True)[name]
+            table = schemas[1].tables.get(name) or schemas[0].tables[name]
+            tables[name] = compare_rows(table, found, reference)
+        return Comparison(one.version, other.version, compare_schemas(*schemas), tables)
+
+    def _difference(
+        self, name: str, versions: tuple[DatasetVersion, DatasetVersion], schemas: tuple[Schema, Schema]
+    ) -> Difference:
+        old, new = (schema.tables.get(name) for schema in schemas)
+        if old is None or new is None or old.source or [*_typed(old)] != [*_typed(new)] or old.key != new.key:
+            sides = [
+                self.read(version.id, [name], current_only=True)[name] if name in schema.tables else None
+                for version, schema in zip(versions, schemas, strict=True)
+            ]
+            return Difference(sides[0], sides[1], 0)
+        parts = [[p for _, ps in self.steps(version.id) for p in ps if p.table == name] for version in versions]
+        return touched_rows(self.parts, new, parts[0], parts[1], versions[0].rows[name])
 
     def checkout(self, version: str, why: str) -> DatasetVersion:
-        """Make `version` current. Nothing is lost: the next import continues from it under a new number."""
+        """Make `version` current: a branch by its name, or the current branch at another version.
+
+        Nothing is lost: the next import continues from it under a new number.
+        """
         with self.changing(f"checkout {version}"):
             with self._store.write("checkout") as connection:
-                record = rows_of.to_version(self._row(connection, version))
-                Pointers(connection).move(POINTER, record.id, at=self._clock.now(), why=why)
-            self.refresh_face()
+                if (tip := self.refs.go(connection, version, why)) is not None:
+                    record = rows_of.to_version(self._row(connection, tip))
+                else:
+                    record = rows_of.to_version(self._row(connection, version))
+                    Pointers(connection).move(POINTER, record.id, at=self.clock.now(), why=why)
+            self.refresh_face(at_most=FACE_ROWS)
         return record
+
+    def steps(self, version: str | None = None) -> Steps:
+        """The versions that a version extends, oldest first, each with the parts it added; as if nothing was compacted.
+
+        The first may list parts of versions before it: its history is not to be had.
+        """
+        with self._store.read() as connection:
+            found = rows_of.parts_by_step(connection, self._row(connection, version).id)
+        return [(rows_of.to_version(row), parts) for row, parts in found]
+
+    def ancestors(self, version: str | None = None) -> Versions:
+        """The version and all it came from, by all parents, oldest first; collected ones too."""
+        with self._store.read() as connection:
+            found = rows_of.ancestors(connection, self._row(connection, version).id)
+        return [rows_of.to_version(row) for row in found]
 
     def set_state(self, connection: sa.Connection, version: str, state: str) -> None:
         """Record the training state of a version in somebody's transaction: pending, trained or retrain_needed."""
@@ -226,10 +285,10 @@ class Datasets:
 
     def now(self) -> int:
         """The clock's time."""
-        return self._clock.now()
+        return self.clock.now()
 
     @contextmanager
-    def changing(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
+    def changing(self, what: str, *, wait: float | None = None) -> Iterator[None]:
         """Hold the lease of the data; first clear away what an interrupted import left.
 
         LockedError when somebody else holds it after `wait` seconds.
@@ -245,9 +304,11 @@ class Datasets:
         with self._store.read() as connection:
             self.raw.recover({file.delivery for file in rows_of.files_of(connection, None)})
 
-    def last_states(self, version: str | None, table: Table, like: Ranges | None = None) -> Stored:
-        """Last states of a table's rows that may be among those with ranges `like` (all when None)."""
-        return self.parts.last(table, self.manifest(version, table.name), like)
+    def last_states(
+        self, version: str | None, table: Table, like: Ranges | None = None, keys: pa.Table | None = None
+    ) -> Stored:
+        """Last states of a table's rows: of those within the ranges `like`, of those with `keys`, or of all."""
+        return self.parts.last(table, self.manifest(version, table.name), like, keys)
 
     def manifest(self, version: str | None, table: str) -> Manifest:
         """The parts of a table in a version (none for version None), in the order of delivery."""
@@ -263,17 +324,19 @@ class Datasets:
         """
         quarantined = draft.quarantine if draft.quarantine is not None and draft.quarantine.num_rows else None
         digest = self.parts.write_plain(quarantined)[0] if quarantined is not None else None
-        now, base = self._clock.now(), draft.base
+        now, base = self.clock.now(), draft.base
         with self._store.write("data version") as connection:
+            self._check_there(draft)
+            before = (base.bytes if base else 0) if draft.manifest == ADDS else 0
             record = DatasetVersion(
                 id=new_id("data", now),
                 version=self._next_number(connection, draft),
                 made_at=now,
-                parents=(base.id,) if base else (),
+                parents=((base.id,) if base else ()) + tuple(draft.parents),
                 period=draft.period,
                 schema=draft.schema.to_dict(),
                 rows=dict(draft.rows),
-                bytes=(base.bytes if base else 0) + sum(part.bytes for part in draft.parts),
+                bytes=before + sum(part.bytes for part in draft.parts),
                 note=draft.note,
                 author=draft.author,
                 state=state or self._next_state(connection, base),
@@ -282,25 +345,50 @@ class Datasets:
             )
             contract = {name: table.to_dict() for name, table in draft.contract.items()}
             rows_of.add_version(
-                connection, record, base=base.id if base else None, contract=contract, quarantine=digest
-            )
+                connection, record, base=base.id if base else None, contract=contract, quarantine=digest,
+                manifest=draft.manifest,
+            )  # fmt: skip
             rows_of.add_parts(connection, record.id, draft.parts)
             rows_of.add_files(connection, record.id, draft.files)
+            rows_of.take_files(connection, record.id, draft.taken)
             why = draft.note or f"data of {draft.report.get('delivery', draft.period)}"
             Pointers(connection).move(POINTER, record.id, at=now, why=why, expect=base.id if base else None)
         return record
 
-    def refresh_face(self) -> None:
-        """Bring `data/processed/` up to the current version, if it is not."""
+    def _check_there(self, draft: Draft) -> None:
+        """Refuse to refer to a part that is gone; nothing is collected outside a transaction."""
+        for part in draft.parts if draft.manifest != COMPACT else ():
+            if not self._blobs.has(part.digest):
+                raise ConflictError(
+                    f"a part of table {part.table!r} was deleted before the version was there",
+                    where={"blob": part.digest},
+                    hint="Nothing was changed; repeat it.",
+                )
+
+    def fast_forward(self, version: str, why: str) -> DatasetVersion:
+        """Move the current branch on to a version that came from its newest one; the lock must be held."""
+        before = self.current()
+        with self._store.write("fast forward") as connection:
+            record = rows_of.to_version(self._row(connection, version))
+            Pointers(connection).move(
+                POINTER, record.id, at=self.clock.now(), why=why, expect=before.id if before else None
+            )
+        return record
+
+    def refresh_face(self, *, at_most: int | None = None) -> bool:
+        """Bring `data/processed/` up to the current version, if it has at most so many rows; whether it is now."""
         current = self.current()
         if current is None or face_is(self._layout.processed, current.id):
-            return
+            return True
+        if at_most is not None and sum(current.rows.values()) > at_most:
+            return False
         with (
             suppress(LockedError),  # another process is at it
-            file_lock(self._layout.private / "locks" / "processed.lock", now=self._clock.now(), what="data/processed"),
+            file_lock(self._layout.private / "locks" / "processed.lock", now=self.clock.now(), what="data/processed"),
         ):
             rows = self.read(current.id, current_only=True)
             write_face(self._layout.processed, current.id, current.version, rows)
+        return True
 
     def _next_number(self, connection: sa.Connection, draft: Draft) -> str:
         """The number after the highest there is: numbers never repeat, also after going back."""
@@ -328,17 +416,35 @@ class Datasets:
                     "there is no data yet", hint="Import the first delivery: holdfast ingest PERIOD FILES..."
                 )
         table = rows_of.datasets
+        wanted = named(connection, version) or version
         row = connection.execute(
-            sa.select(table).where(sa.or_(table.c.id == version, table.c.version == version))
+            sa.select(table).where(sa.or_(table.c.id == wanted, table.c.version == wanted))
         ).first()
+        if row is not None and row.collected_at is not None:
+            raise NotFoundError(
+                f"dataset version {row.version} was collected at {isoformat(row.collected_at)}: its parts are gone",
+                where={"version": row.version},
+                hint="Only its record is left. Restore a backup from before to have it again.",
+            )
         if row is None:
-            newest_first = sa.select(table.c.version).order_by(table.c.major.desc(), table.c.minor.desc())
+            there = sa.select(table.c.version).where(table.c.collected_at.is_(None))
+            known = connection.scalars(there.order_by(table.c.major.desc(), table.c.minor.desc()))
             raise NotFoundError(
                 f"there is no dataset version {version!r}",
                 where={"version": version},
-                hint=nearest(version, connection.scalars(newest_first)),
+                hint=nearest(version, [*known, *tips(connection)]),
             )
         return row
+
+
+def _current(states: pa.Table) -> pa.Table:
+    """The states that nothing replaced."""
+    until = states[KNOWN_TO]
+    return states if until.null_count == len(states) else states.filter(pc.is_null(until))
+
+
+def _typed(table: Table) -> Iterator[tuple[str, Any]]:
+    return ((column.name, column.dtype.arrow) for column in table.columns)
 
 
 def _contract(row: Any) -> dict[str, TableContract]:

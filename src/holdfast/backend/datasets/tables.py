@@ -1,7 +1,7 @@
 """The room's tables and their rows as records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +10,16 @@ import sqlalchemy as sa
 from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
-__all__ = ["Part", "add_files", "add_parts", "add_version", "chain", "datasets", "files_of", "parts_of", "to_version"]
+__all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain",
+"datasets", "every_part", "files_of",
+           "parts_by_step", "parts_of", "take_files", "to_version"]  # fmt: skip
+
+ADDS = "adds"
+"""`manifest` of a version whose parts and files come after those of its `base`."""
+WHOLE = "whole"
+"""It lists all of its parts, and all of its files (`dataset_taken_files`); `base` is only where it came from."""
+COMPACT = "compact"
+"""It lists all of its parts anew: the same states as its `base` in fewer parts. Files are those of its `base`."""
 
 datasets = sa.Table(
     "datasets",
@@ -33,8 +42,13 @@ datasets = sa.Table(
     sa.Column("sources", sa.Text, nullable=False),
     sa.Column("report", sa.Text, nullable=False),
     sa.Column("quarantine", sa.Text),
+    sa.Column("manifest", sa.Text, nullable=False, server_default=ADDS),
+    sa.Column("collected_at", sa.BigInteger),
 )
-"""A version extends the manifest of its `base` by its own parts and files: nothing is copied."""
+"""A version extends the manifest of its `base` by its own parts and files: nothing is copied. See ADDS, WHOLE, COMPACT.
+
+Of a version that was collected (`collected_at`) only the record is left.
+"""
 
 _parts = sa.Table(
     "dataset_parts",
@@ -65,6 +79,14 @@ _files = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("made_at", sa.BigInteger, nullable=False),
 )
+_taken = sa.Table(
+    "dataset_taken_files",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("file", sa.Text, sa.ForeignKey("dataset_files.id"), nullable=False),
+)
+"""Files that a version holds without having brought them: a merge those of the other branch, a WHOLE one all."""
 _FILE_FIELDS = tuple(column.name for column in _files.c if column.name not in {"dataset", "position"})
 
 
@@ -105,7 +127,13 @@ def to_version(row: Any) -> DatasetVersion:
 
 
 def add_version(
-    connection: sa.Connection, record: DatasetVersion, *, base: str | None, contract: Any, quarantine: str | None
+    connection: sa.Connection,
+    record: DatasetVersion,
+    *,
+    base: str | None,
+    contract: Any,
+    quarantine: str | None,
+    manifest: str = ADDS,
 ) -> None:
     """Write one version."""
     major, minor = record.version[1:].split(".")
@@ -121,6 +149,7 @@ def add_version(
             base=base,
             contract=_json(contract),
             quarantine=quarantine,
+            manifest=manifest,
         )
     )
 
@@ -129,23 +158,38 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _walk(version: str) -> sa.CTE:
-    """`version` and the versions it extends, with their distance from it."""
+def _walk(version: str, until: Collection[str]) -> sa.CTE:
+    """`version` and the versions it extends with their distance, back to the first whose manifest is in `until`."""
     walk = (
-        sa.select(datasets.c.id, datasets.c.base, sa.literal(0).label("depth"))
+        sa.select(datasets.c.id, datasets.c.base, datasets.c.manifest, sa.literal(0).label("depth"))
         .where(datasets.c.id == version)
         .cte("walk", recursive=True)
     )
     return walk.union_all(
-        sa.select(datasets.c.id, datasets.c.base, walk.c.depth + 1).join(walk, datasets.c.id == walk.c.base)
+        sa.select(datasets.c.id, datasets.c.base, datasets.c.manifest, walk.c.depth + 1)
+        .join(walk, datasets.c.id == walk.c.base)
+        .where(walk.c.manifest.not_in(until))
     )
 
 
-def chain(connection: sa.Connection, version: str) -> list[Any]:
-    """Rows of `datasets` whose parts and files make up `version`, oldest first."""
-    walk = _walk(version)
+def chain(connection: sa.Connection, version: str, *, until: Collection[str] = (WHOLE,)) -> list[Any]:
+    """Rows of `datasets` whose parts make up `version`, oldest first; by default as if nothing was ever compacted."""
+    walk = _walk(version, until)
     query = sa.select(datasets).join(walk, walk.c.id == datasets.c.id).order_by(walk.c.depth.desc())
     return list(connection.execute(query))
+
+
+def ancestors(connection: sa.Connection, version: str) -> list[Any]:
+    """Rows of `datasets` of a version and all that it came from by any parent, oldest first."""
+    rows = {row.id: row for row in connection.execute(sa.select(datasets))}
+    found: set[str] = set()
+    waiting = [version]
+    while waiting:
+        one = waiting.pop()
+        if one in rows and one not in found:
+            found.add(one)
+            waiting += json.loads(rows[one].parents)
+    return sorted((rows[one] for one in found), key=lambda row: (row.major, row.minor))
 
 
 def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) -> None:
@@ -160,12 +204,41 @@ def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) ->
 
 def parts_of(connection: sa.Connection, version: str) -> list[Part]:
     """The manifest of a version: parts in the order of delivery."""
-    walk = _walk(version)
+    walk = _walk(version, (WHOLE, COMPACT))
     query = sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
-    return [
-        Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
-        for row in connection.execute(query)
-    ]
+    return [_part(row) for row in connection.execute(query)]
+
+
+def every_part() -> sa.Select[Any]:
+    """A query of all parts of all versions: dataset, table and digest."""
+    return sa.select(_parts.c.dataset, _parts.c.table, _parts.c.digest)
+
+
+def parts_by_step(connection: sa.Connection, version: str) -> list[tuple[Any, list[Part]]]:
+    """The rows of `datasets` that make up a version, oldest first, each with the parts it added.
+
+    What was compacted is given as it was before, as far back as that is still there.
+    """
+    walk = _walk(version, (WHOLE,))
+    added: dict[str, list[Part]] = {}
+    query = sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(_parts.c.dataset, _parts.c.position)
+    for row in connection.execute(query):
+        added.setdefault(row.dataset, []).append(_part(row))
+    rows = chain(connection, version)
+    before = {row.id: earlier for row, earlier in zip(rows[1:], rows[:-1], strict=True)}
+    steps: list[tuple[Any, list[Part]]] = []
+    for row in reversed(rows):
+        # What a compaction was made from counts, unless that was collected since.
+        begins = row.manifest == COMPACT and (row.id not in before or before[row.id].collected_at is not None)
+        if row.manifest != COMPACT or begins:
+            steps.append((row, added.get(row.id, [])))
+        if begins:
+            break
+    return steps[::-1]
+
+
+def _part(row: Any) -> Part:
+    return Part(row.table, row.digest, row.rows, row.bytes, row.supersedes, row.period_end, json.loads(row.ranges))
 
 
 def add_files(connection: sa.Connection, version: str, files: Sequence[RawFile]) -> None:
@@ -175,12 +248,27 @@ def add_files(connection: sa.Connection, version: str, files: Sequence[RawFile])
         connection.execute(_files.insert(), rows)
 
 
+def take_files(connection: sa.Connection, version: str, files: Sequence[RawFile]) -> None:
+    """Write files that a version takes over."""
+    rows = [{"dataset": version, "position": n, "file": file.id} for n, file in enumerate(files)]
+    if rows:
+        connection.execute(_taken.insert(), rows)
+
+
 def files_of(connection: sa.Connection, version: str | None) -> list[RawFile]:
     """The raw files of a version in the order of delivery; of all versions when None."""
-    query = sa.select(_files).order_by(_files.c.made_at, _files.c.position)
-    if version is not None:
-        walk = _walk(version)
-        query = (
-            sa.select(_files).join(walk, walk.c.id == _files.c.dataset).order_by(walk.c.depth.desc(), _files.c.position)
+    if version is None:
+        found = list(connection.execute(sa.select(_files).order_by(_files.c.made_at, _files.c.position)))
+    else:
+        walk = _walk(version, (WHOLE,))
+        brought = sa.select(_files, walk.c.depth, _files.c.position.label("place"), sa.literal(1).label("kind")).join(
+            walk, walk.c.id == _files.c.dataset
         )
-    return [RawFile(**{name: getattr(row, name) for name in _FILE_FIELDS}) for row in connection.execute(query)]
+        taken = (
+            sa.select(_files, walk.c.depth, _taken.c.position.label("place"), sa.literal(0).label("kind"))
+            .join(_taken, _taken.c.file == _files.c.id)
+            .join(walk, walk.c.id == _taken.c.dataset)
+        )
+        rows = connection.execute(sa.union_all(brought, taken)).all()
+        found = sorted(rows, key=lambda row: (-row.depth, row.kind, row.place))
+    return [RawFile(**{name: getattr(row, name) for name in _FILE_FIELDS}) for row in found]

@@ -6,7 +6,7 @@ new version; the pointer `group/<name>` names its current one. Earlier versions 
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from holdfast.backend.store import Pointers, Store
 from holdfast.backend.store.files import sha256_of
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.primitives import Primitive
-from holdfast.core.schema import Column
+from holdfast.core.schema import Column, Schema
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import NotFoundError, nearest
 
@@ -67,7 +67,7 @@ class Groups:
         if not self.names:
             return []
         dataset = self._datasets.get()
-        schema = self._datasets.schema(dataset.id)
+        schema = Schema.from_dict(dataset.schema)
         now = self._clock.now()
         made = []
         for name, given in self._settings.feature_groups.items():
@@ -165,7 +165,8 @@ def _plain(group: FeatureGroup) -> dict[str, Any]:
 
 
 def _identity(group: FeatureGroup) -> str:
-    said = {name: value for name, value in _plain(group).items() if name not in {"id", "made_at", "dataset"}}
+    # Not `asdict`: it copies every definition, and this is done for each group at each look at the project file.
+    said = {f.name: getattr(group, f.name) for f in fields(group) if f.name not in {"id", "made_at", "dataset"}}
     return sha256_of(json.dumps(said, ensure_ascii=False, sort_keys=True).encode())
 
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -149,18 +149,19 @@ def apply_delivery(
     *,
     note: str,
     author: str,
+    commit: Callable[[Draft], DatasetVersion],
 ) -> IngestResult:
-    """Commit one delivery as a new version. The lock of the data must be held."""
+    """Have one delivery committed as a new version. The lease of the data must be held."""
     base = datasets.current()
     period = loaded.period
     if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
         datasets.raw.discard(loaded.staged)
-        said = f"{period.name} is already part of {base.version}, with the same files"
+        known = f"{period.name} is already part of {base.version}, with the same files"
         if draft := _rederived(datasets, settings, base, note, author):
-            version = datasets.commit(draft)
-            told = f"{said}; the derived tables of the project file are new"
+            version = commit(draft)
+            told = f"{known}; the derived tables of the project file are new"
             return IngestResult(version, True, period.name, version.report, (*loaded.notes, told))
-        return IngestResult(base, False, period.name, {}, (*loaded.notes, said))
+        return IngestResult(base, False, period.name, {}, (*loaded.notes, known))
     work = _Work(datasets, settings, rules, loaded, base)
     work.check_tables()
     for name in _parents_first(settings, rules):
@@ -170,7 +171,7 @@ def apply_delivery(
     work.check_limit()
     parts = work.write_parts()
     datasets.raw.publish(loaded.staged, work.delivery)
-    version = datasets.commit(work.draft(parts, note, author))
+    version = commit(work.draft(parts, note, author))
     datasets.raw.settle()
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
 
@@ -227,7 +228,6 @@ class _Work:
         self._schema = Schema.from_dict(base.schema) if base else Schema({}, settings.timezone)
         self._contract: dict[str, TableContract] = datasets.contract(base.id) if base else {}
         self._history = datasets.files(base.id) if base else []
-        self._parents = {root_of(settings, parent) for name in rules for parent in settings.tables[name].links.values()}
         self._outcomes: dict[str, _Outcome] = {}
         self.claimed = claims(settings, loaded.staged)
         self.delivery = datasets.raw.name(loaded.staged, loaded.period.name)
@@ -335,10 +335,11 @@ class _Work:
     def _changes(self, rule: TableRule, delivered: Delivered) -> _Outcome:
         table, rows = delivered.table, delivered.rows
         full = rule.delivery == "full"
-        # A type that became wider is checked against all that is stored; otherwise only parts that may hold these rows.
-        all_ = full or table.name in self._parents or self._widened(table)
-        like = None if all_ else ranges_of(rows, identity_columns(table))
-        stored = self._datasets.last_states(self._base.id if self._base else None, table, like)
+        # A type that became wider is checked against all that is stored; otherwise only parts that hold these rows.
+        all_ = full or self._widened(table)
+        like = None if all_ or table.key else ranges_of(rows, identity_columns(table))
+        keys = None if all_ or not table.key else rows.select(table.key)
+        stored = self._datasets.last_states(self._base.id if self._base else None, table, like, keys)
         first = self._first_known(rule, rows)
         if not table.key:
             changes = unkeyed_changes(self._comparable(table, stored), rows, table.names, first)
@@ -386,7 +387,7 @@ class _Work:
             rows = outcome.delivered.rows
             for column, parent in self._settings.tables[name].links.items():
                 values = rows[column].drop_null()
-                unknown = values.filter(pc.invert(_is_in(values, self._current_keys(parent, values.type))))
+                unknown = self._unknown(values, parent)
                 if len(unknown):
                     personal = outcome.delivered.table.column(column).personal
                     different = pc.unique(unknown)
@@ -394,21 +395,30 @@ class _Work:
                     found[column] = {"rows": len(unknown), "keys": len(different), "examples": examples}
             outcome.report["unknown_parents"] = found
 
-    def _current_keys(self, name: str, kind: pa.DataType) -> pa.Array:
-        """Keys of the rows of a table that are current once this delivery is applied."""
-        key = self._settings.tables[name].key[0]
-        root = root_of(self._settings, name)
-        outcome = self._outcomes.get(root)
-        if outcome is None:
-            table = self._schema.tables.get(root)
-            if table is None:
-                return pa.nulls(0, kind)
-            stored = self._datasets.last_states(self._base.id if self._base else None, table)
-            return stored.rows[key].filter(pa.array(~stored.removed)).combine_chunks()
-        stay = ~outcome.stored.removed
-        stay[outcome.changes.removed] = False
-        parts = [outcome.stored.rows[key].filter(pa.array(stay)), outcome.delivered.rows[key]]
-        return pa.concat_arrays([part.combine_chunks() for part in parts])
+    def _unknown(self, values: pa.ChunkedArray, parent: str) -> pa.ChunkedArray:
+        """Those of `values` that are no key of a row of `parent` that is current once this delivery is applied."""
+        key, root = self._settings.tables[parent].key[0], root_of(self._settings, parent)
+        outcome, table = self._outcomes.get(root), self._schema.tables.get(root)
+        if outcome:
+            values = values.filter(pc.invert(_is_in(values, outcome.delivered.rows[key].combine_chunks())))
+            if self._rules[root].delivery == "full":
+                stay = ~outcome.stored.removed
+                stay[outcome.changes.removed] = False
+                kept = outcome.stored.rows[key].filter(pa.array(stay)).combine_chunks()
+                return values.filter(pc.invert(_is_in(values, kept)))
+            table = table and outcome.delivered.table
+        if table is None or self._base is None or not len(values):
+            return values
+        if table.key == (key,) and table.column(key).dtype.arrow == values.type:
+            # The index of keys answers for a table of any size.
+            asked = pc.unique(values)
+            parts = self._datasets.manifest(self._base.id, root)
+            alive = self._datasets.parts.standing(table, parts, pa.table({key: asked})).alive
+            return values.filter(pc.invert(pc.is_in(values, asked.filter(pa.array(alive)))))
+        stored = self._datasets.last_states(self._base.id, table)
+        return values.filter(
+            pc.invert(_is_in(values, stored.rows[key].filter(pa.array(~stored.removed)).combine_chunks()))
+        )
 
     def check_limit(self) -> None:
         """Fail the import when too much of a table cannot be used."""

@@ -1,6 +1,6 @@
 """Deploying: load and replay the models the way a server will, and only then move the pointer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from holdfast.backend.records import Deployment, new_id
 from holdfast.backend.serving.loader import Sources, check_data, load_predictor
@@ -8,8 +8,17 @@ from holdfast.errors import ConflictError
 
 __all__ = ["deploy", "rollback"]
 
+Once = Callable[[Callable[[], Deployment]], Deployment]
+"""Does a change, in one transaction with the record that it was done."""
 
-def deploy(sources: Sources, target: str, models: Mapping[str, str], note: str = "") -> Deployment:
+
+def _plainly(change: Callable[[], Deployment]) -> Deployment:
+    return change()
+
+
+def deploy(
+    sources: Sources, target: str, models: Mapping[str, str], note: str = "", *, once: Once = _plainly
+) -> Deployment:
     """Deploy `models` (label → ModelVersion id) for `target`; running servers pick it up within a second.
 
     A package that is missing, damaged, answers its golden rows differently, or does not share the feature set of the
@@ -26,11 +35,12 @@ def deploy(sources: Sources, target: str, models: Mapping[str, str], note: str =
             hint=f"Train them with: holdfast train {target}",
         )
     check_data(load_predictor(candidate, sources), sources.dataset())
-    return sources.deployments.deploy(target, models, note, after=current.id if current else None)
+    after = current.id if current else None
+    return once(lambda: sources.deployments.deploy(target, models, note, after=after))
 
 
-def rollback(sources: Sources, target: str, to: str | None = None) -> Deployment:
+def rollback(sources: Sources, target: str, to: str | None = None, *, once: Once = _plainly) -> Deployment:
     """Go back to deployment `to`, by default the one before the current, after the same checks as `deploy`."""
     current, goal = sources.deployments.before(target, to)
     check_data(load_predictor(goal, sources), sources.dataset())
-    return sources.deployments.rollback(target, goal.id, why=f"rollback from {current.id}")
+    return once(lambda: sources.deployments.rollback(target, goal.id, why=f"rollback from {current.id}"))

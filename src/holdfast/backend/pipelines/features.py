@@ -28,7 +28,7 @@ from holdfast.core.schema import KNOWN_FROM, DType, Schema
 from holdfast.core.timeline import Period, parse_instant
 from holdfast.errors import ConfigError, ConflictError, HoldfastError, NotFoundError
 
-__all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "synthesise_set"]
+__all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "frozen_settings", "synthesise_set"]
 
 Progress = Callable[[int, int, str], None]
 _MAX_VALUES = 8
@@ -150,6 +150,14 @@ def build_matrix(
     shutil.rmtree(folder_of_parts, ignore_errors=True)
     report(4, 4, f"matrix of {len(asked):,} rows and {len(result.feature_set.features):,} features")
     return BuiltMatrix(Matrix(**{**matrix.__dict__, "record": record}), question.parts, question.late, reused)
+
+
+def frozen_settings(settings: Settings, moment: str | None) -> Settings:
+    """The settings with history frozen at another moment; InputError when it is none."""
+    if moment is None:
+        return settings
+    parse_instant(moment, settings.timezone)
+    return settings.model_copy(update={"features": settings.features.model_copy(update={"frozen": moment})})
 
 
 def _ask(datasets: Datasets, settings: Settings, name: str, version: str | None) -> _Question:

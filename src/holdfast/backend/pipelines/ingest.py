@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.backend.datasets import Datasets
+from holdfast.backend.datasets import Datasets, Draft
 from holdfast.backend.datasets.raw import Staged, delivery_parts
 from holdfast.backend.pipelines.delivery import IngestResult, Loaded, Reader, apply_delivery, claims, rules_of
-from holdfast.backend.records import RawTable
+from holdfast.backend.records import DatasetVersion, RawTable
 from holdfast.backend.settings import Settings
 from holdfast.core.timeline import Period
 from holdfast.errors import HoldfastError, InputError
@@ -24,6 +24,8 @@ __all__ = ["IngestResult", "Progress", "Reader", "ingest", "ingest_folder"]
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, message)."""
+Commit = Callable[[Draft], DatasetVersion]
+"""Commits a version, perhaps with what follows from it."""
 
 _AHEAD = 3
 
@@ -45,6 +47,7 @@ def ingest(
     note: str = "",
     author: str = "",
     progress: Progress | None = None,
+    commit: Commit | None = None,
 ) -> IngestResult:
     """Import one delivery: the files of `period` (a folder stands for the files in it).
 
@@ -53,7 +56,7 @@ def ingest(
     """
     expanded, notes = _expand(files)
     delivery = _Delivery(Period.parse(period, settings.timezone), expanded, notes)
-    return _run(datasets, settings, reader, [delivery], note=note, author=author, progress=progress)[0]
+    return _run(datasets, settings, reader, [delivery], note=note, author=author, progress=progress, commit=commit)[0]
 
 
 def ingest_folder(
@@ -65,6 +68,7 @@ def ingest_folder(
     note: str = "",
     author: str = "",
     progress: Progress | None = None,
+    commit: Commit | None = None,
 ) -> list[IngestResult]:
     """Import a folder whose sub-folders are named by periods, in the order of periods; one version each.
 
@@ -97,7 +101,7 @@ def ingest_folder(
         first = deliveries[0]
         said = f"not named by a period, left alone: {', '.join(others)}"
         deliveries[0] = _Delivery(first.period, first.files, (*first.notes, said))
-    return _run(datasets, settings, reader, deliveries, note=note, author=author, progress=progress)
+    return _run(datasets, settings, reader, deliveries, note=note, author=author, progress=progress, commit=commit)
 
 
 def _expand(files: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -125,6 +129,7 @@ def _run(
     note: str,
     author: str,
     progress: Progress | None,
+    commit: Commit | None,
 ) -> list[IngestResult]:
     rules = rules_of(settings)
     results: list[IngestResult] = []
@@ -136,7 +141,9 @@ def _run(
             for done, (delivery, loaded) in enumerate(_loaded(datasets, settings, reader, deliveries), 1):
                 try:
                     now = _reread(datasets, settings, reader, loaded())
-                    result = apply_delivery(datasets, settings, rules, now, note=note, author=author)
+                    result = apply_delivery(
+                        datasets, settings, rules, now, note=note, author=author, commit=commit or datasets.commit
+                    )
                 except HoldfastError as error:
                     raise _placed(error, delivery, len(results)) from error
                 results.append(result)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features.columns import arrow_columns, plain_rows
 from holdfast.backend.features.vectors import GroupFreshness, OnlineFeatures
+from holdfast.backend.jobs import Running
 from holdfast.backend.layout import Layout
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, FeatureGroup, Materialisation, OnlineRow, new_id
@@ -45,14 +46,20 @@ class FeatureRooms:
 
 
 def materialise(
-    rooms: FeatureRooms, names: Sequence[str] = (), *, at: int | None = None, progress: Progress | None = None
+    rooms: FeatureRooms,
+    names: Sequence[str] = (),
+    *,
+    at: int | None = None,
+    progress: Progress | None = None,
+    running: Running | None = None,
 ) -> list[Materialisation]:
     """Compute groups (all by default) for every entity known at the cutoff `at` (default now), and put them online.
 
     Over the current dataset version. A group is online whole or, when it fails, as it was before; vectors that are
     newer than the cutoff stay, unless the group's features changed: then everything of the old definition goes in the
-    same step. Groups that the project file names no more go with a run over all. NotFoundError, ConfigError,
-    InputError when nobody is known at the cutoff; LockedError while another process materialises the same group.
+    same step. Groups that the project file names no more go with a run over all. A group that the job `running` did in
+    an earlier attempt is not done again. NotFoundError, ConfigError, InputError when nobody is known at the cutoff;
+    LockedError while another process materialises the same group.
     """
     report = progress or (lambda _done, _total, _message: None)
     groups = rooms.online.groups
@@ -68,7 +75,12 @@ def materialise(
         def step(share: float, message: str, number: int = number) -> None:
             report(round(100 * (number + share)), 100 * len(chosen), message)
 
-        made.append(_one(rooms, group, dataset, world, cutoff=cutoff, step=step))
+        done = running.result(group.name) if running else None
+        made.append(
+            Materialisation(**done)
+            if done
+            else _one(rooms, group, dataset, world, cutoff=cutoff, step=step, running=running)
+        )
     if not names:
         for name in groups.abandoned():
             rooms.online.store.drop(name)
@@ -92,6 +104,7 @@ def _one(
     *,
     cutoff: int,
     step: Callable[[float, str], None],
+    running: Running | None,
 ) -> Materialisation:
     groups, now, started = rooms.online.groups, rooms.clock.now(), perf_counter()
     with (
@@ -115,7 +128,10 @@ def _one(
             seconds=perf_counter() - started, sha256=digest,
         )  # fmt: skip
         # Last: if the process dies before, the group counts as behind and is materialised again, to the same end.
-        groups.record(made)
+        with groups.store.write("materialisation"):
+            groups.record(made)
+            if running is not None:
+                running.commit(group.name, lambda _: asdict(made))
     step(1.0, f"{group.name}: {len(entities):,} vectors")
     return made
 

@@ -46,6 +46,7 @@ _WORDS = {
     "training.early_stopping": "rounds without a better validation score",
     "training.imbalance": "auto chooses the threshold on validation rows; none takes 0.5",
     "training.seed": "same seed, same model",
+    "training.on_import": "new data send a training, for a worker to do",
     "training.parameters": "of the learner: {max_depth: 4}",
     "serving.host": "0.0.0.0 listens on every interface",
     "serving.port": "predictions; the control plane is on the next port",

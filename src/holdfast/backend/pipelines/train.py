@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from holdfast.errors import HoldfastError, InputError, NotFoundError
 __all__ = ["Trained", "train"]
 
 Progress = Callable[[int, int, str], None]
+Step = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 _PARTS = {"train": TRAIN, "validate": VALIDATE, "test": TEST}
 _INTERVALS = {"regression": ("mae", "r2"), "multiclass": ()}
 _BOOTSTRAP_ROUNDS = 300
@@ -99,28 +100,31 @@ def train(
     note: str = "",
     force: bool = False,
     progress: Progress | None = None,
+    step: Step | None = None,
 ) -> Trained:
     """Split, fit each label, measure, and register all models of the run in one transaction.
 
     `labels` chooses among the matrix's labels (default: all). `datasets` is where the matrix's dataset version becomes
     `trained` once every label of every target is; None for a matrix that comes from none. When an equal run is done
     already its versions become current again, unless `force`.
+    `step(name, do)` keeps what a label's training gave, so that a training that was interrupted goes on after it.
     `progress(done, total, message)` counts labels in thousandths. LockedError while one of the models is being trained;
     whatever fails, models, pointers and data/model stay as they were.
     """
     chosen = _chosen(matrix, labels)
     registry.sync()
     fingerprint = _fingerprint(matrix, settings, target, chosen)
-    done = None if force else registry.find_run(fingerprint)
+    kept = step or (lambda _name, do: do())
+    began = kept(f"run {fingerprint[:16]}", lambda: _begun(registry))
+    done = registry.find_run(fingerprint, own=began["id"], force=force)
     models = {label: model_name(target, label, matrix.task) for label in chosen}
     mark = partial(_mark, registry, datasets, settings, dataset=matrix.record.dataset, models=tuple(models.values()))
     if done is not None and (versions := _made_before(registry, done, set(models.values()))):
         with model_locks(registry, tuple(models.values())):
             registry.make_current(versions, why="trained before", also=partial(mark, run=done.id))
-        return Trained(done, versions, repeated=True)
-    now = registry.clock.now()
+        return Trained(done, versions, repeated=done.id != began["id"])
     run = Run(
-        id=new_id("run", now), target=target, made_at=now, ended_at=None, state="running",
+        id=began["id"], target=target, made_at=began["at"], ended_at=None, state="running",
         dataset=matrix.record.dataset, feature_set=matrix.record.feature_set, matrix=matrix.record.id,
         parameters=_parameters(settings, models), metrics={}, environment=_environment(), note=note,
         fingerprint=fingerprint,
@@ -132,15 +136,24 @@ def train(
         made, metrics = [], {}
         for place, label in enumerate(chosen):
             report = _reporter(progress, place, len(chosen), label)
-            one, figures = _train_one(registry, prepared, label, before.get(models[label]), report)
-            made.append(one)
-            metrics[label] = figures
+            previous = before.get(models[label])
+            told = kept(
+                f"{label} after {previous}, {fingerprint[:16]}",
+                partial(_train_one, registry, prepared, label, previous, report),
+            )
+            made.append(ModelVersion(**{**told["version"], "parents": tuple(told["version"]["parents"])}))
+            metrics[label] = told["figures"]
         ended = replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics)
         expect = {m: before.get(m) for m in models.values()}
         registry.register(made, run=ended, expect=expect, also=partial(mark, run=run.id))
     if progress is not None:
         progress(1000 * len(chosen), 1000 * len(chosen), f"{len(made)} models registered")
     return Trained(ended, tuple(made))
+
+
+def _begun(registry: Registry) -> dict[str, Any]:
+    now = registry.clock.now()
+    return {"id": new_id("run", now), "at": now}
 
 
 def _made_before(registry: Registry, run: Run, models: set[str]) -> tuple[ModelVersion, ...]:
@@ -237,7 +250,8 @@ def _train_one(
     label: str,
     previous: str | None,
     report: Callable[[float, str], None],
-) -> tuple[ModelVersion, dict[str, Any]]:
+) -> dict[str, Any]:
+    """A label's model version, its blobs in place, and its figures, as plain data."""
     matrix, truth = prepared.matrix, prepared.matrix.labels[label]
     part = np.where(np.isnan(truth), np.int8(UNUSED), prepared.parts)
     recipe = _recipe(prepared.settings)
@@ -252,12 +266,9 @@ def _train_one(
     report(_PACKING, "measuring and packing")
     figures = _measure(fitted, prepared, inputs, truth, part)
     record, onnx = _pack(registry, prepared, label, previous, (fitted, inputs, part, figures))
-    return replace(record, metrics={**figures, "onnx": onnx}), {
-        **figures,
-        "onnx": onnx,
-        "history": list(fitted.history),
-        **({"features": inputs.told} if inputs.told else {}),
-    }
+    measured = {**figures, "onnx": onnx}
+    more = {"history": list(fitted.history), **({"features": inputs.told} if inputs.told else {})}
+    return {"version": asdict(replace(record, metrics=measured)), "figures": {**measured, **more}}
 
 
 def _pack(

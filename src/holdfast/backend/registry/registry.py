@@ -51,8 +51,9 @@ class Registry:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def start_run(self, run: Run) -> None:
-        """Record a run that begins."""
+        """Record a run that begins, or goes on after it was interrupted."""
         with self.store.write("start run") as connection:
+            connection.execute(tables.runs.delete().where(tables.runs.c.id == run.id))
             connection.execute(tables.runs.insert().values(tables.values_of(run)))
 
     def fail_run(self, run: str, error: str) -> None:
@@ -80,13 +81,12 @@ class Registry:
         with self.store.read() as connection:
             return [tables.run_of(row) for row in connection.execute(query)]
 
-    def find_run(self, fingerprint: str) -> Run | None:
-        """The newest finished run with that fingerprint."""
-        query = (
-            sa.select(tables.runs)
-            .where(tables.runs.c.fingerprint == fingerprint, tables.runs.c.state == "done")
-            .order_by(tables.runs.c.id.desc())
-        )
+    def find_run(self, fingerprint: str, *, own: str = "", force: bool = False) -> Run | None:
+        """The newest finished run with that fingerprint; the run `own` before all, and nothing but it with `force`."""
+        same = (tables.runs.c.fingerprint == fingerprint) & (tables.runs.c.state == "done")
+        query = sa.select(tables.runs).where(same).order_by((tables.runs.c.id == own).desc(), tables.runs.c.id.desc())
+        if force:
+            query = query.where(tables.runs.c.id == own)
         with self.store.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else tables.run_of(row)

@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast.backend.store.database import metadata
+from holdfast.backend.store.heads import AUDITED, AuditHead
 from holdfast.errors import IntegrityError
 
 __all__ = ["Audit", "AuditEntry", "AuditHead", "acting", "actor"]
@@ -86,14 +87,6 @@ class AuditEntry:
         return hashlib.sha256(_json(content).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class AuditHead:
-    """The newest entry: to be kept elsewhere, so that entries cut off at the end show."""
-
-    id: int
-    hash: str
-
-
 class Audit:
     """The audit log within one transaction."""
 
@@ -118,6 +111,7 @@ class Audit:
         )  # fmt: skip
         entry = replace(entry, hash=entry.expected())
         self._connection.execute(_audit.insert().values(asdict(entry) | {"details": _json(entry.details)}))
+        self._connection.info[AUDITED] = AuditHead(entry.id, entry.hash)
         return entry
 
     def head(self) -> AuditHead:

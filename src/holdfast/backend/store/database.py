@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from holdfast.backend.store.crashpoints import crash_point
+from holdfast.backend.store.disk import explained
+from holdfast.backend.store.heads import AUDITED, AuditHead, keep_head, read_head
 from holdfast.backend.store.migrations import HEAD
-from holdfast.errors import ConfigError, ConflictError, IntegrityError, LimitError, MissingExtraError, UnavailableError
+from holdfast.errors import ConfigError, ConflictError, IntegrityError, MissingExtraError, UnavailableError
 
 __all__ = ["Fence", "Store", "fenced", "metadata", "unfenced"]
 
@@ -60,10 +62,12 @@ class Store:
     everything back when it raises. On SQLite that is BEGIN IMMEDIATE (a deferred read-then-write fails with "database
     is locked" under concurrent writers), on PostgreSQL an advisory lock of the schema: both have one writer at a time,
     so what a write has read cannot change before it commits. Keep slow work outside. ConfigError for another database;
-    UnavailableError when the server cannot be reached.
+    UnavailableError when the server cannot be reached. `head` is a file that shows the newest audit entry after each
+    commit, so that entries cut off at the end are missed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, head: Path | None = None) -> None:
+        self._head = head
         parsed = sa.engine.make_url(url)
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
@@ -108,8 +112,13 @@ class Store:
         joined = self._joined()
         if joined is not None:
             # A savepoint: what fails within may be caught outside, and must leave nothing behind.
-            with joined.begin_nested():
-                yield joined
+            audited = joined.info.get(AUDITED)
+            try:
+                with joined.begin_nested():
+                    yield joined
+            except BaseException:
+                joined.info[AUDITED] = audited
+                raise
             return
         with (
             _reachable(self),
@@ -120,13 +129,21 @@ class Store:
                 connection.execute(_ONE_WRITER)
             for fence in _fences.get():
                 fence.check(connection)
+            connection.info.pop(AUDITED, None)
             token = _open.set((*_open.get(), (self, connection)))
             try:
                 yield connection
             finally:
                 _open.reset(token)
+            audited = connection.info.pop(AUDITED, None)
             crash_point(f"commit {what}: before")
         crash_point(f"commit {what}: after")
+        if audited is not None and self._head is not None:
+            keep_head(self._head, audited)
+
+    def kept_head(self) -> AuditHead | None:
+        """The newest audit entry that the file beside the database knows; None where there is no such file."""
+        return None if self._head is None else read_head(self._head)
 
     def _joined(self) -> sa.Connection | None:
         return next((connection for store, connection in _open.get() if store is self), None)
@@ -207,18 +224,14 @@ def _postgres(url: sa.URL) -> sa.Engine:
 
 @contextmanager
 def _reachable(store: Store) -> Iterator[None]:
-    """Say of a server that cannot be reached that it cannot, and of a full disk that it is full."""
+    """Say of a server that cannot be reached that it cannot, of a file what is wrong with it."""
+    if store.engine.dialect.name != "postgresql":
+        with explained(str(store.engine.url.database)):
+            yield
+        return
     try:
         yield
     except sa.exc.OperationalError as error:
-        if store.engine.dialect.name != "postgresql":
-            if "disk is full" not in str(error.orig):
-                raise
-            raise LimitError(
-                "there is no room left on the disk: nothing of this change was written",
-                where={"file": store.engine.url.database},
-                hint="Make room, then repeat.",
-            ) from error
         raise UnavailableError(
             f"the metadata database cannot be used: {str(error.orig).strip()}",
             where={"database": store.url},

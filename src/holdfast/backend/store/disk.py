@@ -5,11 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdfast.errors import FileError, LimitError
+import sqlalchemy as sa
 
-__all__ = ["disk_errors"]
+from holdfast.errors import ConflictError, FileError, HoldfastError, LimitError
+
+__all__ = ["disk_errors", "explained"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_SAID = {
+    "database or disk is full": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+}
 
 
 @contextmanager
@@ -25,3 +33,40 @@ def disk_errors(path: Path, hint: str = "Check path and rights, then repeat.") -
                 hint="Make room, or choose another disk, and repeat: what is whole already is not copied again.",
             ) from error  # fmt: skip
         raise FileError(f"the file cannot be used: {error.strerror or error}", where=where, hint=hint) from error
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Raise LimitError where the disk is full and ConflictError where it may not be written; name the file.
+
+    `where` is named when the system names no file. Other errors leave as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = _explanation(error.errno, str(error.filename or where))
+        if said is None:
+            raise
+        raise said from error
+    except sa.exc.OperationalError as error:
+        number = next((number for text, number in _SAID.items() if text in str(error.orig)), None)
+        said = _explanation(number, where)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _explanation(number: int | None, file: str) -> HoldfastError | None:
+    if number in _FULL:
+        return LimitError(
+            f"there is no room on the disk of {file}",
+            where={"file": file},
+            hint="Nothing was changed. Make room (holdfast gc), then repeat the command.",
+        )
+    if number in _FORBIDDEN:
+        return ConflictError(
+            f"{file} may not be written",
+            where={"file": file},
+            hint="Nothing was changed. Let this user write there, then repeat the command.",
+        )
+    return None

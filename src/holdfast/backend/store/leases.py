@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,12 +24,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from holdfast.backend.ports import Clock
-from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.database import Store, fenced, metadata
 from holdfast.core.timeline import isoformat
 from holdfast.errors import ConflictError, HoldfastError, LockedError
 
-__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "this_process"]
+__all__ = ["LENGTH", "ORDER", "Holder", "Lease", "Leases", "locked", "patient", "this_process"]
 
 LENGTH = 30.0
 """Seconds without a beat after which a lease may be taken over."""
@@ -54,6 +53,19 @@ _leases = sa.Table(
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
 _held: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
+_ended: set[str] = set()
+"""Leases of this process whose blocks have ended."""
+_patience: ContextVar[float] = ContextVar("patience", default=0.0)
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """How long this thread waits for leases that others hold, within the block."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +112,17 @@ class Lease:
 class Leases:
     """Leases of one metadata database. `length` is the time without a beat after which one may be taken over."""
 
-    def __init__(self, store: Store, clock: Clock, length: float = LENGTH) -> None:
+    def __init__(self, store: Store, clock: Clock, length: float | None = None) -> None:
         self._store = store
         self._clock = clock
-        self.length = length
+        self.length = LENGTH if length is None else length
         self._seen: dict[str, tuple[str, int, float]] = {}
 
     @contextmanager
-    def hold(self, names: Sequence[str], *, doing: str, wait: float = 0.0) -> Iterator[Lease]:
+    def hold(self, names: Sequence[str], *, doing: str, wait: float | None = None) -> Iterator[Lease]:
         """Hold all of `names` (such as `data`, `model:risk/High`) for the block, waiting up to `wait` seconds.
+
+        By default it waits as long as `patient` says, which is not at all.
 
         LockedError says who holds which since when. Every write of the block, in this thread, fails with LockedError
         if the lease was lost. What this thread holds already is held on.
@@ -118,7 +132,7 @@ class Leases:
             yield Lease("", {})
             return
         _in_order(wanted)
-        lease = self._acquired(wanted, doing, wait)
+        lease = self._acquired(wanted, doing, _patience.get() if wait is None else wait)
         with self.kept(lease):
             token = _held.set((*_held.get(), *wanted))
             try:
@@ -138,6 +152,7 @@ class Leases:
         finally:
             ended.set()
             beating.join()
+            _ended.add(lease.token)
             self._release(lease)
 
     def take(self, connection: sa.Connection, names: Sequence[str], doing: str) -> Lease | Holder:
@@ -175,6 +190,12 @@ class Leases:
         now = self._clock.now()
         return [holder for _, holder in sorted(found.items()) if not self._free(holder, now)]
 
+    def alive(self, connection: sa.Connection, names: Iterable[str]) -> frozenset[str]:
+        """Those of `names` that are held and could not be taken over now."""
+        now = self._clock.now()
+        found = self._holders(connection, list(names))
+        return frozenset(name for name, holder in found.items() if not self._free(holder, now))
+
     def _holders(self, connection: sa.Connection, names: Sequence[str]) -> dict[str, Holder]:
         query = sa.select(_leases).where(_leases.c.name.in_(list(names)), _leases.c.holder.is_not(None))
         return {
@@ -184,7 +205,7 @@ class Leases:
 
     def _free(self, holder: Holder, now: int) -> bool:
         """Whether a lease may be taken over; remembers when which beat was first seen."""
-        if holder.gone() or now > holder.until:
+        if holder.gone() or now > holder.until or holder.holder in _ended:
             return True
         seen = self._seen.get(holder.name)
         if seen is None or seen[:2] != (holder.holder, holder.beat):
@@ -215,7 +236,10 @@ class Leases:
         connection.execute(_leases.update().where(_leases.c.holder == lease.token).values(**values))
 
     def _release(self, lease: Lease) -> None:
-        crash_point("give back leases: before")
+        with self._store.read() as connection:  # ended within the last write of the block, mostly
+            if connection.execute(sa.select(_leases.c.name).where(_leases.c.holder == lease.token)).first() is None:
+                return
+        # What cannot be given back now (no room on the disk) runs out; this process knows that it is free.
         with suppress(HoldfastError, sa.exc.DBAPIError), self._store.write("give back leases") as connection:
             self.give_back(connection, lease)
 

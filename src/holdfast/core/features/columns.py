@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.core.features.frame import Categories
+from holdfast.core.features.words import number_words, renumber
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, DType, Table
 from holdfast.core.timeline import ALWAYS, NEVER
 
 __all__ = ["NULL_TIME", "Rows", "categories_of", "floats_of", "instants_of"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
 NULL_TIME = -(2**63)
 """A time that is not known (numpy's not-a-time)."""
 
@@ -80,17 +83,24 @@ class Rows:
         taken = self._data.select([SOURCE_FILE, SOURCE_ROW]).take(pa.array(positions))
         return list(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
 
-    def fresh(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of numbers as float64 [n], perhaps with several zeros and NaNs; not kept."""
+    def fresh(self, name: str) -> Floats | Ints | Bytes:
+        """A column of numbers [n], perhaps with several zeros and NaNs; not kept. Those without nulls as they are."""
         kept = self._columns.get(name)
         if isinstance(kept, np.ndarray) and kept.dtype == np.float64:
             return kept.astype(np.float64, copy=False)
         data = self.raw(name)
-        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64) if len(data) else np.empty(0)
+        if not len(data):
+            return np.empty(0)
+        if not data.null_count and pa.types.is_boolean(data.type):
+            return np.asarray(data.to_numpy(), np.bool_).view(np.uint8)
+        if not data.null_count and data.type == pa.int64():
+            return np.asarray(data.to_numpy(), np.int64)
+        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64)
 
     def tie_breakers(self) -> list[npt.NDArray[np.float64] | Ints]:
         """Sort keys, most significant first, that order rows of one moment by content alone: key, else every column."""
-        return [*(self.ordinal(name) for name in self.table.key or self.table.names), self.known_from]
+        keys = [self.ordinal(name) for name in self.table.key or self.table.names]
+        return [*keys, self.known_from] if self.has_history else keys
 
     def ordinal(self, name: str) -> npt.NDArray[np.float64] | Ints:
         """The column as numbers that compare as its values do, exactly: large integers are not rounded."""
@@ -125,13 +135,13 @@ def instants_of(data: pa.ChunkedArray, null: int) -> Ints:
 
 def categories_of(data: pa.ChunkedArray) -> Categories:
     """Strings as codes that ascend by Unicode code point."""
-    encoded = pa.chunked_array([data.combine_chunks()] if data.num_chunks != 1 else data.chunks, data.type)
-    array = (
-        pc.dictionary_encode(encoded.chunk(0)) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    )
-    order = np.asarray(pc.array_sort_indices(array.dictionary), np.int64)
-    rank = np.empty(len(order) + 1, np.int32)
+    if (numbered := number_words(data)) is None:
+        array = pc.dictionary_encode(data.chunk(0) if data.num_chunks == 1 else data.combine_chunks())
+        codes, words = pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False).copy(), array.dictionary
+    else:
+        codes, words = numbered
+    order = np.asarray(pc.array_sort_indices(words), np.int64)
+    rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    rank[-1] = -1
-    codes = rank[np.asarray(pc.fill_null(array.indices, -1).to_numpy(zero_copy_only=False))]
-    return Categories(codes, array.dictionary.take(pa.array(order)).to_pylist())
+    renumber(codes, rank)
+    return Categories(codes, words.take(pa.array(order)).to_pylist())

@@ -13,8 +13,8 @@ Arguments that recur: `perm` int64, the order in which pairs are visited (those 
 `start`, `hi` int64 [n], the range of each pair without a window; `lo` int64 [windows, n], where each window begins,
 shortest window first; `cutoffs` int64 [n]; `odd` uint8 [n]: whether rows of the range may be unknown at the cutoff,
 which `known_from`, `known_to` (int64, per row) then tell; `masks` uint8 [conditions, rows]; `which` int64 [series, 2]:
-the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: 1 for squares, 2 for
-cubes, 4 for a slope; `slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not
+the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: whether it wants squares;
+`slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not
 wanted).
 """
 
@@ -23,10 +23,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.features.ranges import compiled, merge_sort
+from holdfast.core.features.ranges import compiled, inlined, merge_sort
 
-__all__ = ["CATEGORY_STATISTICS", "NUMBER_STATISTICS", "ROW_STATISTICS", "categories", "numbers", "quantiles", "rows",
-           "running"]  # fmt: skip
+__all__ = ["CATEGORY_STATISTICS", "NUMBER_STATISTICS", "ROW_STATISTICS", "SHAPE_STATISTICS", "categories", "numbers",
+           "quantiles", "rows", "running", "shapes"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -36,11 +36,13 @@ _DAY = 86_400_000_000.0
 
 ROW_STATISTICS = ("COUNT", "TIME_SINCE_LAST", "TIME_SINCE_FIRST", "AVG_TIME_BETWEEN")
 """What `rows` gives, in the order of its slots."""
-NUMBER_STATISTICS = ("SUM", "MIN", "MAX", "MEAN", "FIRST", "LAST", "NUM_VALUES", "VARIANCE", "STD", "SKEW", "TREND")
+NUMBER_STATISTICS = ("SUM", "MIN", "MAX", "MEAN", "FIRST", "LAST", "NUM_VALUES", "VARIANCE", "STD")
 """What `numbers` gives, in the order of its slots."""
+SHAPE_STATISTICS = ("SKEW", "TREND")
+"""What `shapes` gives, in the order of its slots."""
 CATEGORY_STATISTICS = ("FIRST", "LAST", "NUM_UNIQUE", "ENTROPY", "MODE")
 """What `categories` gives, in the order of its slots; slots beyond MODE take the second, third ... most frequent."""
-_SUM, _MIN, _MAX, _MEAN, _FIRST, _LAST, _NUM_VALUES, _VARIANCE, _STD, _SKEW, _TREND = range(11)
+_SUM, _MIN, _MAX, _MEAN, _FIRST, _LAST, _NUM_VALUES, _VARIANCE, _STD = range(9)
 _UNIQUE, _ENTROPY, _MODE = 2, 3, 4
 
 
@@ -95,26 +97,102 @@ def rows(
 @compiled
 def numbers(
     perm: Ints, start: Ints, lo: Ints, hi: Ints, forward: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
-    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, times: Ints, values: Floats, slots: Ints,
-    out: Floats,
+    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, values: Floats, slots: Ints, out: Floats,
 ) -> None:  # fmt: skip
     """NUMBER_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
 
     SUM and NUM_VALUES of nothing are 0, the rest null. VARIANCE and STD divide by n - 1 (Welford 1962, "Note on a
-    method for calculating corrected sums of squares and products"); SKEW is the adjusted Fisher-Pearson G1 (Joanes and
-    Gill 1998); TREND is the least-squares slope per day, null for fewer than two different times.
+    method for calculating corrected sums of squares and products").
     """
+    step, before = (1, 0) if forward else (-1, -1)
     for c in range(len(which)):
         column, mask = which[c]
-        cubes, slope = needs[c] & 2 != 0, needs[c] & 4 != 0
+        line = values[column]
         previous = -1
-        at = count = origin = 0
-        total = low = high = head = tail = mean = m2 = m3 = middle = spread = common = 0.0
+        at = count = 0
+        total = head = tail = mean = m2 = 0.0
+        low, high = math.inf, -math.inf
         for p in range(len(perm)):
             i = perm[p]
             if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
                 count = 0
-                total = mean = m2 = m3 = middle = spread = common = 0.0
+                total = mean = m2 = 0.0
+                low, high = math.inf, -math.inf
+                at = start[i] if forward else hi[i]
+            previous = start[i]
+            for w in range(len(slots)):
+                stop = hi[i] if forward else lo[w, i]
+                while at != stop:
+                    j = at + before
+                    at += step
+                    x = line[j]
+                    if math.isnan(x) or (mask >= 0 and masks[mask, j] == 0):
+                        continue
+                    if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
+                        continue
+                    head = x if count == 0 else head
+                    count += 1
+                    total += x
+                    low = x if x < low else low
+                    high = x if x > high else high
+                    tail = x
+                    if needs[c] > 0:
+                        delta = x - mean
+                        mean += delta * (1.0 / count)
+                        m2 += delta * (x - mean)
+                oldest, newest = (head, tail) if forward else (tail, head)
+                _write(slots, w, c, i, count, total, low, high, oldest, newest, m2, out)
+
+
+@inlined
+def _write(
+    slots: Ints, w: int, c: int, i: int, count: int, total: float, low: float, high: float, oldest: float,
+    newest: float, m2: float, out: Floats,
+) -> None:  # fmt: skip
+    # Divided before it is known whether there is enough: the processor cannot guess which pairs have few rows.
+    none, mean, variance = math.nan, total / count, m2 / (count - 1)
+    deviation = math.sqrt(variance)
+    if slots[w, c, _SUM] >= 0:
+        out[slots[w, c, _SUM], i] = total
+    if slots[w, c, _MIN] >= 0:
+        out[slots[w, c, _MIN], i] = low if count > 0 else none
+    if slots[w, c, _MAX] >= 0:
+        out[slots[w, c, _MAX], i] = high if count > 0 else none
+    if slots[w, c, _MEAN] >= 0:
+        out[slots[w, c, _MEAN], i] = mean if count > 0 else none
+    if slots[w, c, _FIRST] >= 0:
+        out[slots[w, c, _FIRST], i] = oldest if count > 0 else none
+    if slots[w, c, _LAST] >= 0:
+        out[slots[w, c, _LAST], i] = newest if count > 0 else none
+    if slots[w, c, _NUM_VALUES] >= 0:
+        out[slots[w, c, _NUM_VALUES], i] = count
+    if slots[w, c, _VARIANCE] >= 0:
+        out[slots[w, c, _VARIANCE], i] = variance if count > 1 else none
+    if slots[w, c, _STD] >= 0:
+        out[slots[w, c, _STD], i] = deviation if count > 1 else none
+
+
+@compiled
+def shapes(
+    perm: Ints, start: Ints, lo: Ints, hi: Ints, forward: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
+    known_to: Ints, masks: Bytes, which: Ints, times: Ints, values: Floats, slots: Ints, out: Floats,
+) -> None:  # fmt: skip
+    """SHAPE_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
+
+    SKEW is the adjusted Fisher-Pearson G1 (Joanes and Gill 1998), null for fewer than three values; TREND is the
+    least-squares slope per day, null for fewer than two different times. A loop of its own: what it keeps would not
+    fit into the processor's registers beside what `numbers` keeps.
+    """
+    for c in range(len(which)):
+        column, mask = which[c]
+        previous = -1
+        at = count = origin = 0
+        mean = m2 = m3 = middle = spread = common = 0.0
+        for p in range(len(perm)):
+            i = perm[p]
+            if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
+                count = 0
+                mean = m2 = m3 = middle = spread = common = 0.0
                 at = start[i] if forward else hi[i]
             previous = start[i]
             for w in range(len(slots)):
@@ -128,65 +206,33 @@ def numbers(
                     if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                         continue
                     if count == 0:
-                        low = high = head = x
                         origin = times[j]
                     count += 1
-                    total += x
-                    low = x if x < low else low
-                    high = x if x > high else high
-                    tail = x
-                    if needs[c] > 0:
-                        share = 1.0 / count
-                        delta = x - mean
-                        step = delta * share
-                        mean += step
-                        if cubes:
-                            m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
-                        m2 += delta * (x - mean)
-                        if slope:
-                            day = (times[j] - origin) / _DAY
-                            apart = day - middle
-                            middle += apart * share
-                            spread += apart * (day - middle)
-                            common += delta * (day - middle)
-                oldest, newest = (head, tail) if forward else (tail, head)
-                _write(slots[w, c], i, count, total, low, high, oldest, newest, m2, m3, spread, common, out)
+                    share = 1.0 / count
+                    delta = x - mean
+                    step = delta * share
+                    mean += step
+                    m3 += delta * step * (count - 1) * step * (count - 2) - 3.0 * step * m2
+                    m2 += delta * (x - mean)
+                    day = (times[j] - origin) / _DAY
+                    apart = day - middle
+                    middle += apart * share
+                    spread += apart * (day - middle)
+                    common += delta * (day - middle)
+                if slots[w, c, 0] >= 0:
+                    out[slots[w, c, 0], i] = _skew(count, m2, m3)
+                if slots[w, c, 1] >= 0:
+                    out[slots[w, c, 1], i] = common / spread if spread > 0.0 else math.nan
 
 
-@compiled
-def _write(
-    slot: Ints, i: int, count: int, total: float, low: float, high: float, oldest: float, newest: float, m2: float,
-    m3: float, spread: float, common: float, out: Floats,
-) -> None:  # fmt: skip
-    none = math.nan
-    if slot[_SUM] >= 0:
-        out[slot[_SUM], i] = total
-    if slot[_MIN] >= 0:
-        out[slot[_MIN], i] = low if count > 0 else none
-    if slot[_MAX] >= 0:
-        out[slot[_MAX], i] = high if count > 0 else none
-    if slot[_MEAN] >= 0:
-        out[slot[_MEAN], i] = total / count if count > 0 else none
-    if slot[_FIRST] >= 0:
-        out[slot[_FIRST], i] = oldest if count > 0 else none
-    if slot[_LAST] >= 0:
-        out[slot[_LAST], i] = newest if count > 0 else none
-    if slot[_NUM_VALUES] >= 0:
-        out[slot[_NUM_VALUES], i] = count
-    if slot[_VARIANCE] >= 0:
-        out[slot[_VARIANCE], i] = m2 / (count - 1) if count > 1 else none
-    if slot[_STD] >= 0:
-        out[slot[_STD], i] = math.sqrt(m2 / (count - 1)) if count > 1 else none
-    if slot[_SKEW] >= 0:
-        if count < 3:
-            out[slot[_SKEW], i] = none
-        elif m2 <= 0.0:
-            out[slot[_SKEW], i] = 0.0
-        else:
-            skew = math.sqrt(count) * m3 / (m2 * math.sqrt(m2))
-            out[slot[_SKEW], i] = skew * math.sqrt(count * (count - 1.0)) / (count - 2.0)
-    if slot[_TREND] >= 0:
-        out[slot[_TREND], i] = common / spread if spread > 0.0 else none
+@inlined
+def _skew(count: int, m2: float, m3: float) -> float:
+    if count < 3:
+        return math.nan
+    if m2 <= 0.0:
+        return 0.0
+    skew = math.sqrt(count) * m3 / (m2 * math.sqrt(m2))
+    return skew * math.sqrt(count * (count - 1.0)) / (count - 2.0)
 
 
 @compiled
@@ -201,53 +247,53 @@ def categories(
     the rest to `out`. ENTROPY is natural, of the shares of the categories.
     """
     counts = np.zeros(size, np.int64)
-    distinct = np.empty(size, np.int32)
+    distinct = np.empty(size + 1, np.int32)
+    step, before = (1, 0) if forward else (-1, -1)
     for c in range(len(which)):
         column, mask = which[c]
+        line = values[column]
         previous = -1
-        at = unique = total = 0
+        at = unique = total = best = 0
         for p in range(len(perm)):
             i = perm[p]
             if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
                 for k in range(unique):
                     counts[distinct[k]] = 0
-                unique = total = 0
-                head = tail = mode = -1
+                unique = total = best = 0
+                head = tail = -1
                 at = start[i] if forward else hi[i]
             previous = start[i]
             for w in range(len(slots)):
                 stop = hi[i] if forward else lo[w, i]
                 while at != stop:
-                    j = at if forward else at - 1
-                    at = at + 1 if forward else at - 1
-                    code = values[column, j]
+                    j = at + before
+                    at += step
+                    code = line[j]
                     if code < 0 or (mask >= 0 and masks[mask, j] == 0):
                         continue
                     if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
                         continue
-                    if total == 0:
-                        head = mode = code
+                    head = code if total == 0 else head
                     total += 1
                     tail = code
-                    if counts[code] == 0:
-                        distinct[unique] = code
-                        unique += 1
+                    # Without branches, which random codes would make the processor guess wrong. `best` is the highest
+                    # count so far, in its low half lessened by the smallest code that has it.
+                    distinct[unique] = code
+                    unique += counts[code] == 0
                     counts[code] += 1
-                    if counts[code] > counts[mode] or (counts[code] == counts[mode] and code < mode):
-                        mode = code
-                slot = slots[w, c]
-                if slot[0] >= 0:
-                    out_codes[slot[0], i] = head if forward else tail
-                if slot[1] >= 0:
-                    out_codes[slot[1], i] = tail if forward else head
-                if slot[_UNIQUE] >= 0:
-                    out[slot[_UNIQUE], i] = unique if total > 0 else math.nan
-                if slot[_ENTROPY] >= 0:
-                    out[slot[_ENTROPY], i] = _entropy(counts, distinct[:unique], total)
-                if slot[_MODE] >= 0:
-                    out_codes[slot[_MODE], i] = mode
-                if len(slot) > _MODE + 1:
-                    _ranks(slot, i, counts, distinct[:unique], out_codes)
+                    best = max(best, (counts[code] << 32) - code)
+                if slots[w, c, 0] >= 0:
+                    out_codes[slots[w, c, 0], i] = head if forward else tail
+                if slots[w, c, 1] >= 0:
+                    out_codes[slots[w, c, 1], i] = tail if forward else head
+                if slots[w, c, _UNIQUE] >= 0:
+                    out[slots[w, c, _UNIQUE], i] = unique if total > 0 else math.nan
+                if slots[w, c, _ENTROPY] >= 0:
+                    out[slots[w, c, _ENTROPY], i] = _entropy(counts, distinct[:unique], total)
+                if slots[w, c, _MODE] >= 0:
+                    out_codes[slots[w, c, _MODE], i] = -best & 0xFFFFFFFF if total > 0 else -1
+                if slots.shape[2] > _MODE + 1:
+                    _ranks(slots[w, c], i, counts, distinct[:unique], out_codes)
         for k in range(unique):
             counts[distinct[k]] = 0
 

@@ -13,7 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.core.features.definitions import Condition, Feature, FeatureSet, Kind
-from holdfast.core.features.kernels import CATEGORY_STATISTICS, NUMBER_STATISTICS, ROW_STATISTICS
+from holdfast.core.features.kernels import (
+    CATEGORY_STATISTICS,
+    NUMBER_STATISTICS,
+    ROW_STATISTICS,
+    SHAPE_STATISTICS,
+)
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.schema import DType, Link
 
@@ -22,11 +27,8 @@ __all__ = ["Children", "Loops", "Own", "Program", "Quantiles", "Stage", "Step", 
 Ints = npt.NDArray[np.int64]
 _SAME_AS = {"PERCENT_TRUE": "MEAN", "NUM_TRUE": "SUM", "ANY": "MAX", "ALL": "MIN"}
 """Primitives of truth values that are a statistic of their 0 and 1."""
-_NEEDS = {
-    bit: {NUMBER_STATISTICS.index(name) for name in names}
-    for bit, names in {1: ("VARIANCE", "STD", "SKEW", "TREND"), 2: ("SKEW",), 4: ("TREND",)}.items()
-}
-"""What the loop over numbers must keep for a statistic."""
+_SQUARES = {NUMBER_STATISTICS.index("VARIANCE"), NUMBER_STATISTICS.index("STD")}
+"""Statistics for which the loop over numbers must keep squares."""
 _QUANTILES = {"MEDIAN": 0.5, "QUANTILE": None}
 
 
@@ -75,6 +77,7 @@ class Loops:
 
     rows: tuple[Program | None, Program | None]
     numbers: tuple[Program | None, Program | None]
+    shapes: tuple[Program | None, Program | None]
     categories: tuple[Program | None, Program | None]
     quantiles: tuple[Quantiles | None, Quantiles | None]
     own: tuple[Own, ...]
@@ -246,7 +249,9 @@ class _Loops:
         self.places = places
         self.conditions: dict[Condition | None, int] = {None: -1}
         self.conditions.update((condition, place) for place, condition in enumerate(conditions))
-        self.entries: dict[str, list[tuple[int, int, int, int, int]]] = {"rows": [], "numbers": [], "categories": []}
+        self.entries: dict[str, list[tuple[int, int, int, int, int]]] = {
+            family: [] for family in ("rows", "numbers", "shapes", "categories")
+        }
         self.shares: list[tuple[int, int, int, int, float]] = []
         self.own: list[Own] = []
 
@@ -267,6 +272,8 @@ class _Loops:
             rank = int(dict(feature.parameters)["n"]) - 1 if name == "N_MOST_COMMON" else 0
             place = CATEGORY_STATISTICS.index("MODE" if name == "N_MOST_COMMON" else name) + rank
             self.entries["categories"].append((window, sources[0], condition, place, slot))
+        elif name in SHAPE_STATISTICS:
+            self.entries["shapes"].append((window, sources[0], condition, SHAPE_STATISTICS.index(name), slot))
         else:
             self.entries["numbers"].append((window, sources[0], condition, NUMBER_STATISTICS.index(name), slot))
 
@@ -274,6 +281,7 @@ class _Loops:
         return Loops(
             rows=self._both("rows", len(ROW_STATISTICS)),
             numbers=self._both("numbers", len(NUMBER_STATISTICS)),
+            shapes=self._both("shapes", len(SHAPE_STATISTICS)),
             categories=self._both("categories", len(CATEGORY_STATISTICS)),
             quantiles=(self._quantiles(whole=True), self._quantiles(whole=False)),
             own=tuple(self.own),
@@ -317,6 +325,6 @@ def _program(entries: list[tuple[int, int, int, int, int]], windows: int, statis
     needs = np.zeros(len(series), np.uint8)
     for (window, place, statistic), slot in taken.items():
         slots[window, place, statistic] = slot
-        needs[place] |= sum(bit for bit, statistics_of in _NEEDS.items() if statistic in statistics_of)
+        needs[place] |= statistic in _SQUARES
     coded = tuple((slot, source) for _, source, _, statistic, slot in entries if statistic not in (2, 3))
     return Program(np.array([pair[:2] for pair in series], np.int64), slots, needs, coded)

@@ -206,10 +206,10 @@ def _from_children(subject: Subject, place: Place, children: Children, asked: tu
     )  # fmt: skip
     words = [world.values(link.child, name) for name in children.codes]
     begin = start if children.widest < 0 else lo[children.widest]
-    alone = replace(place, pool=None)
+    alone = replace(place, pool=None) if place.pool else place
 
     def run(part: Ints) -> None:
-        here = replace(found, perm=part)
+        here = found if part is order else replace(found, perm=part)
         _loop(subject, children.stored, here, words)
         if children.stage is not None and children.computed is not None:
             inner, names = _below(alone, children, children.stage, here, begin)
@@ -260,10 +260,9 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
         if program := loops.rows[side]:
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
-            kernels.numbers(
-                *walk, program.which, program.needs, found.times, found.numbers, program.slots,
-                subject.numbers,
-            )  # fmt: skip
+            kernels.numbers(*walk, program.which, program.needs, found.numbers, program.slots, subject.numbers)
+        if program := loops.shapes[side]:
+            kernels.shapes(*walk, program.which, found.times, found.numbers, program.slots, subject.numbers)
         if program := loops.categories[side]:
             _categories(subject, program, walk, found, words)
         if asked := loops.quantiles[side]:
@@ -286,34 +285,39 @@ def _categories(
 
 def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
     """Make all that a plan reads of a large world, on all cores, before threads share it."""
-    first: Jobs = {("states", stage.table): partial(world.states, stage.table)}
-    second: Jobs = {}
-    _needs(world, stage, first, second)
-    for jobs in (first, second):
-        for done in [pool.submit(job) for job in jobs.values()]:
-            done.result()
+    jobs: Jobs = {("states", stage.table): partial(world.states, stage.table)}
+    shared: list[Jobs] = [{}, {}]
+    _needs(world, stage, pool, jobs, shared)
+    making = [pool.submit(job) for job in jobs.values()]
+    for index in shared[0].values():
+        index()
+    for done in making:
+        done.result()
+    for matrix in shared[1].values():
+        matrix()
 
 
-def _needs(world: World, stage: Stage, first: Jobs, second: Jobs) -> None:
-    """What must be made first, and what stands on it."""
+def _needs(world: World, stage: Stage, pool: ThreadPoolExecutor, jobs: Jobs, shared: list[Jobs]) -> None:
+    """What must be made: a job for a thread each, and what all threads share: indexes, then what stands on them."""
     rows = world.tables[stage.table]
+    indexes, matrices = shared
     for feature, _ in stage.columns:
-        first["column", stage.table, feature.column] = partial(rows.column, feature.column)
+        jobs["column", stage.table, feature.column] = partial(rows.column, feature.column)
     for link, above, _ in stage.parents:
-        first["link", link] = partial(world.link_codes, link)
-        first["states", link.parent] = partial(world.states, link.parent)
-        _needs(world, above, first, second)
+        jobs["link", link] = partial(world.link_codes, link)
+        jobs["states", link.parent] = partial(world.states, link.parent)
+        _needs(world, above, pool, jobs, shared)
     for step in stage.steps:
         if step.feature.link:
-            first["index", step.feature.link] = partial(world.index, step.feature.link)
-            second["places", step.feature.link] = partial(world.places, step.feature.link)
+            indexes[step.feature.link,] = partial(world.index, step.feature.link, pool)
+            matrices["places", step.feature.link] = partial(world.places, step.feature.link)
     for children in stage.children:
         link = children.link
-        first["index", link] = partial(world.index, link)
+        indexes[link,] = partial(world.index, link, pool)
         for name in children.codes:
-            first["column", link.child, name] = partial(world.tables[link.child].column, name)
-        second["numbers", link, children.numbers] = partial(world.sorted_numbers, link, children.numbers)
-        second["codes", link, children.codes] = partial(world.sorted_codes, link, children.codes)
-        second["masks", link, children.conditions] = partial(world.sorted_masks, link, children.conditions)
+            jobs["column", link.child, name] = partial(world.tables[link.child].column, name)
+        matrices["numbers", link, children.numbers] = partial(world.sorted_numbers, link, children.numbers, pool)
+        matrices["codes", link, children.codes] = partial(world.sorted_codes, link, children.codes, pool)
+        matrices["masks", link, children.conditions] = partial(world.sorted_masks, link, children.conditions)
         if children.stage is not None:
-            _needs(world, children.stage, first, second)
+            _needs(world, children.stage, pool, jobs, shared)

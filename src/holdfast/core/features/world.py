@@ -9,7 +9,9 @@ Conversions are done on first use and kept: a world is as cheap as what is asked
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,10 +118,13 @@ class World:
         """The code, in the parent's key space, of each child row's link; -1 for null."""
         return self._coded(link.child, link.column, link.parent)
 
-    def index(self, link: Link) -> Index:
-        """Child rows behind the link. Rows without a link value or without a time are never in it."""
+    def index(self, link: Link, pool: Executor | None = None) -> Index:
+        """Child rows behind the link. Rows without a link value or without a time are never in it.
+
+        Here and below: with a `pool`, its threads share the work, and the caller must not be one of them.
+        """
         if link not in self._indexes:
-            self._indexes[link] = self._build_index(link)
+            self._indexes[link] = self._build_index(link, pool)
         return self._indexes[link]
 
     def states(self, table: str) -> States:
@@ -137,27 +142,35 @@ class World:
             self._places[link] = places
         return self._places[link]
 
-    def sorted_numbers(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    def sorted_numbers(
+        self, link: Link, columns: tuple[str, ...], pool: Executor | None = None
+    ) -> npt.NDArray[np.float64]:
         """Columns of a child in the order of the link's index, float64 [columns, rows]."""
         key = (link, columns)
         if key not in self._numbers:
             rows, order = self.tables[link.child], self.index(link).order
             values = np.empty((len(columns), len(order)))
-            for place, name in enumerate(columns):
-                ranges.take_numbers(rows.fresh(name), order, values[place])
+
+            def fill(place: int) -> None:
+                ranges.take_numbers(rows.fresh(columns[place]), order, values[place])
+
+            _each(pool, fill, len(columns))
             self._numbers[key] = values
         return self._numbers[key]
 
-    def sorted_codes(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.int32]:
+    def sorted_codes(self, link: Link, columns: tuple[str, ...], pool: Executor | None = None) -> npt.NDArray[np.int32]:
         """Columns of categories of a child in the order of the link's index, int32 [columns, rows]."""
         key = (link, columns)
         if key not in self._codes:
             order = self.index(link).order
             codes = np.empty((len(columns), len(order)), np.int32)
-            for place, name in enumerate(columns):
-                column = self.tables[link.child].column(name)
+
+            def fill(place: int) -> None:
+                column = self.tables[link.child].column(columns[place])
                 assert isinstance(column, Categories)
                 np.take(column.codes, order, out=codes[place], mode="clip")
+
+            _each(pool, fill, len(columns))
             self._codes[key] = codes
         return self._codes[key]
 
@@ -217,17 +230,22 @@ class World:
 
     def _coded(self, table: str, column: str, space: str) -> Ints:
         if (table, column) not in self._links:
-            rows = self.tables[table]
-            values = rows.keys(column) if isinstance(rows, ArrayRows) else rows.raw(column)
-            self._links[table, column] = self._space(space).codes(values)
+            self._links[table, column] = self._coding(table, column, space)
         return self._links[table, column]
 
-    def _build_index(self, link: Link) -> Index:
+    def _coding(self, table: str, column: str, space: str) -> Ints:
+        if (table, column) in self._links:
+            return self._links[table, column]
+        rows = self.tables[table]
+        return self._space(space).codes(rows.keys(column) if isinstance(rows, ArrayRows) else rows.raw(column))
+
+    def _build_index(self, link: Link, pool: Executor | None) -> Index:
         rows = self.tables[link.child]
-        codes, times = self.link_codes(link), rows.times
+        # Not kept: what follows links downwards needs them here only, and they are as large as a column.
+        codes, times = self._coding(link.child, link.column, link.parent), rows.times
         if rows.table.time is not None and (untimed := times == NULL_TIME).any():
             codes = np.where(untimed, -1, codes)
-        order, happened, offsets = ranges.sort_blocks(codes, times, len(self._space(link.parent)))
+        order, happened, offsets = _sort_blocks(codes, times, len(self._space(link.parent)), pool)
         order = _break_ties(order, ranges.ties(offsets, happened), rows)
         nothing = np.zeros(0, np.int64)
         if not rows.has_history:
@@ -268,6 +286,30 @@ class World:
         return States(order, offsets, times, known_from, known_to)
 
 
+def _each(pool: Executor | None, call: Callable[[int], None], count: int) -> None:
+    """Call with 0, 1, ... count - 1, in the pool if there is one."""
+    for _ in (pool.map if pool else map)(call, range(count)):
+        pass
+
+
+def _sort_blocks(codes: Ints, times: Ints, blocks: int, pool: Executor | None) -> tuple[Ints, Ints, Ints]:
+    """`ranges.sort_blocks`, in a pool a part of the codes at a time, of about equally many rows."""
+    if pool is None:
+        order, moments, offsets = ranges.sort_blocks(codes, times, blocks)
+        return order, moments, offsets
+    offsets = ranges.block_offsets(codes, blocks)
+    order, moments = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int64)
+    parts = os.cpu_count() or 1
+    ends = np.searchsorted(offsets[1:], np.arange(parts + 1) * offsets[-1] // parts)
+    ends[-1] = blocks
+
+    def fill(part: int) -> None:
+        ranges.fill_blocks(codes, times, offsets, int(ends[part]), int(ends[part + 1]), order, moments)
+
+    _each(pool, fill, parts)
+    return order, moments, offsets
+
+
 def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
     """Reorder runs of rows of one block and moment by their content, so that the order never depends on position.
 
@@ -276,11 +318,16 @@ def _break_ties(order: Ints, same: npt.NDArray[np.uint8], rows: Rows) -> Ints:
     follows = same.view(np.bool_)
     if not follows.any():
         return order
-    tied = follows.copy()
-    tied[:-1] |= follows[1:]
-    run = np.cumsum(~follows)[tied]
+    there = follows.copy()
+    there[:-1] |= follows[1:]
+    tied = np.flatnonzero(there)
+    run = np.cumsum(~follows[tied])
     members = order[tied]
     keys = [key[members] for key in reversed(rows.tie_breakers())]
     order = order.copy()
-    order[tied] = members[np.lexsort((*keys, run))]
+    if len(keys) == 1 and keys[0].dtype == np.int64:
+        within, _, _ = ranges.sort_blocks(run - 1, keys[0], int(run[-1]))
+    else:
+        within = np.lexsort((*keys, run))
+    order[tied] = members[within]
     return order

@@ -12,7 +12,18 @@ import typer
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError
-from holdfast.frontend.cli import backups, data, definitions, demo, features, models, project, serving
+from holdfast.frontend.cli import (
+    backups,
+    data,
+    definitions,
+    demo,
+    features,
+    jobs,
+    models,
+    project,
+    serving,
+    versions,
+)  # fmt: skip
 from holdfast.frontend.cli.session import complain
 
 __all__ = ["main"]
@@ -36,7 +47,7 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (project, data, features, definitions, models, serving, backups, demo):
+for _module in (project, data, versions, features, definitions, models, serving, jobs, backups, demo):
     _module.register(_app)
 
 

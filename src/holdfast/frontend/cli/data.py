@@ -8,7 +8,7 @@ import typer
 
 from holdfast.errors import InputError
 from holdfast.frontend.cli.render import cell, size, when
-from holdfast.frontend.cli.session import Session, command
+from holdfast.frontend.cli.session import WAIT, Session, command
 
 if TYPE_CHECKING:
     from holdfast.backend.records import DatasetVersion
@@ -43,16 +43,18 @@ def ingest(
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="DIR", help="All folders in DIR that are named by periods.")
     ] = None,
+    *,
     note: Annotated[str, _NOTE] = "",
+    wait: Annotated[float, WAIT] = 0.0,
 ) -> None:
     """Import delivered files as a new version of the data: all of them, or none."""
     if (folder is None) == (period is None) or (period is not None and not files):
         raise typer.BadParameter("give a PERIOD and its FILES, or --folder DIR")
     with session.progress() as report:
         if folder is not None:
-            results = session.project.ingest_folder(folder, note=note, progress=report)
+            results = session.project.ingest_folder(folder, note=note, progress=report, wait=wait)
         else:
-            results = [session.project.ingest(str(period), files or [], note=note, progress=report)]
+            results = [session.project.ingest(str(period), files or [], note=note, progress=report, wait=wait)]
     session.show(results, lambda: _ingested(session, results))
 
 
@@ -163,18 +165,28 @@ def compare(
             ("table", "added", "removed", "changed", "same"),
             [(name, t.added, t.removed, t.changed, t.same) for name, t in found.tables.items()],
         )
+        moved = [
+            (f"{name}.{column}", round(shift.psi, 4), round(shift.noise, 4), "shifted" if shift.shifted else "")
+            for name, t in found.tables.items()
+            for column, shift in t.shift.items()
+            if shift.psi > shift.noise
+        ]
+        if moved:
+            session.table(("column", "PSI", "by chance", ""), moved)
 
     session.show(found, human)
 
 
 def checkout(
     session: Session,
-    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, a tag, or the name of a branch.")],
     note: Annotated[str, _NOTE] = "checkout",
 ) -> None:
-    """Make a version current. Nothing is lost: the next import goes on from it."""
+    """Go to a branch, or make another version current on this one. Nothing is lost: the next import goes on from it."""
     found = session.project.data.checkout(version, note)
-    session.show(found, lambda: session.say(f"{found.version} is current"))
+    here = session.project.data.refs.current
+    told = f"{found.version} is current" + ("" if here == "main" else f" on branch {here}")
+    session.show(found, lambda: session.say(told))
 
 
 def quarantine(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.frontend.cli.render import cell, when
-from holdfast.frontend.cli.session import Session, command
+from holdfast.frontend.cli.session import WAIT, Session, command
 
 __all__ = ["register", "trained"]
 
@@ -39,9 +39,11 @@ def register(app: typer.Typer) -> None:
 def train(
     session: Session,
     target: Annotated[str | None, typer.Argument(metavar="TARGET", help="By default every one.")] = None,
+    *,
     label: Annotated[list[str] | None, typer.Option("--label", help="Only these labels of TARGET.")] = None,
     note: Annotated[str, _NOTE] = "",
     force: Annotated[bool, typer.Option("--force", help="Also what was trained already on the same data.")] = False,
+    wait: Annotated[float, WAIT] = 0.0,
 ) -> None:
     """Train a model for each label of a target, from the current data."""
     if label and target is None:
@@ -50,7 +52,8 @@ def train(
     results = []
     for name in names:
         with session.progress() as report:
-            results.append(session.project.train(name, labels=label, note=note, force=force, progress=report))
+            made = session.project.train(name, labels=label, note=note, force=force, progress=report, wait=wait)
+            results.append(made)
     session.show(results, lambda: trained(session, results))
 
 

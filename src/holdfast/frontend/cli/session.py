@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from holdfast.frontend.client import Project
 
-__all__ = ["Report", "Session", "command", "complain"]
+__all__ = ["WAIT", "Report", "Session", "command", "complain"]
 
 Report = Callable[[int, int, str], None]
 """`report(done, total, message)`: how far a long step is."""
+
+WAIT = typer.Option("--wait", metavar="SECONDS", min=0, help="How long, while somebody else is at it.")
+"""The option that says how long a command waits for a lease."""
 
 _LINE_SECONDS = 0.5
 _PIPED_WIDTH = 100_000

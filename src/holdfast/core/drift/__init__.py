@@ -1,0 +1,1 @@
+"""How distributions move: measures over counts in fixed bins."""

@@ -1,0 +1,25 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.backend.store import Store
+from tests.integration.versions.world import World
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An upgraded, empty metadata database of every kind."""
+    url = f"sqlite:///{tmp_path / '库' / 'holdfast.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    store = Store(url)
+    store.upgrade()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> World:
+    """An empty project over it."""
+    return World(store, tmp_path / "项目")
