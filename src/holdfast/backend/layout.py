@@ -55,6 +55,11 @@ class Layout:
         return self.root / ".holdfast"
 
     @property
+    def erasure_key(self) -> Path:
+        """The secret with which erased persons are hashed."""
+        return self.private / "erasure.key"
+
+    @property
     def online(self) -> Path:
         """The embedded online store."""
         return self.private / "online.db"

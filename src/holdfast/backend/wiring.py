@@ -3,7 +3,7 @@
 import atexit
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.push import RemoteRooms
     from holdfast.backend.pipelines.trace import Lineage
+    from holdfast.backend.pipelines.vault import Vault
     from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place
     from holdfast.backend.records import RawTable
     from holdfast.backend.registry.registry import Registry
@@ -100,8 +101,13 @@ class Services:
     def datasets(self) -> "Datasets":
         """Versions of the data."""
         from holdfast.backend.datasets import Datasets
+        from holdfast.backend.jobs import Queue
+        from holdfast.backend.pipelines.handlers import trigger_training
 
-        return Datasets(self.store, self.blobs, self.clock, self.layout)
+        queue = Queue(self.store, self.clock)
+        return Datasets(
+            self.store, self.blobs, self.clock, self.layout, partial(trigger_training, queue, self.settings)
+        )
 
     @cached_property
     def features(self) -> "Features":
@@ -219,21 +225,14 @@ class Services:
     def engine(self) -> "Engine":
         """Runs jobs: every pipeline, durably."""
         from holdfast.backend.jobs import Engine, Queue
-        from holdfast.backend.pipelines.handlers import PipelineRooms, handlers
+        from holdfast.backend.pipelines.handlers import handlers
 
-        queue = Queue(self.store, self.clock)
-        rooms = PipelineRooms(
-            settings=self.settings,
-            queue=queue,
-            datasets=self.datasets,
-            features=self.features,
-            registry=self.registry,
-            sources=lambda: self.sources,
-            store_of_features=lambda: self.feature_rooms,
-            own=lambda: self.own,
-            reader=file_reader,
-        )
-        return Engine(queue, handlers(rooms))
+        return Engine(Queue(self.store, self.clock), handlers(self))
+
+    @property
+    def reader(self) -> "Callable[[], AbstractContextManager[Reader]]":
+        """What reads delivered files."""
+        return file_reader
 
     @property
     def schedules(self) -> "Schedules":
@@ -241,6 +240,10 @@ class Services:
         from holdfast.backend.jobs import Schedule, Schedules
 
         wanted = {name: Schedule(one.cron, one.job, one.arguments) for name, one in self.settings.schedules.items()}
+        if self.settings.backup.schedule is not None:
+            wanted["backup"] = Schedule(
+                self.settings.backup.schedule, "backup", {"to": None, "note": "scheduled", "keep": None}
+            )
         return Schedules(self.engine.queue, wanted, self.settings.timezone)
 
     def work(self, *, processes: int, drain: bool) -> None:
@@ -250,6 +253,21 @@ class Services:
         root = self.layout.root
         self.close()
         work(partial(Services, root), processes=processes, drain=drain)
+
+    def vault(self, place: "str | Path | None") -> "Vault":
+        """Where backups are: that folder or bucket, by default `backup.to`."""
+        from holdfast.backend.pipelines.vault import BACKUPS, Vault
+
+        if place is not None:
+            return Vault(open_place(str(place), Path.cwd()), BACKUPS)
+        chosen = self.settings.backup.to
+        if chosen is None:
+            raise ConfigError(
+                "it is not said where backups are",
+                where={"key": "backup.to"},
+                hint="Name a folder or s3://bucket/folder, or set `backup: {to: ...}` in the project file.",
+            )
+        return Vault(open_place(chosen, self.layout.root), BACKUPS)
 
     @property
     def backup_rooms(self) -> "BackupRooms":

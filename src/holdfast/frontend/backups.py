@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from holdfast.backend.layout import PROJECT_FILE
-from holdfast.backend.wiring import Services, open_place
+from holdfast.backend.store.files import write_whole
+from holdfast.backend.wiring import Services, empty_rows, file_reader, open_place
 from holdfast.errors import ConfigError, IntegrityError, nearest
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class BackupVerbs:
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
+    _run: Callable[..., Any]
     ingest: Callable[..., "IngestResult"]
 
     def backup(
@@ -37,25 +39,21 @@ class BackupVerbs:
         Afterwards only the newest `keep` (by default `backup.keep`; None: all) are left there. Weights that were edited
         by hand in data/model become a version first.
         """
-        from holdfast.backend.pipelines.backup import back_up
-
-        settings = self._services.settings.backup
-        with self._verb("backup", "create"):
-            self._services.registry.sync()
-            return back_up(
-                self._services.backup_rooms, self._vault(to), note=note, keep=keep or settings.keep, progress=progress
-            )
+        place = to if to is None or "://" in str(to) else Path(to).absolute()
+        arguments = {"to": None if place is None else str(place), "note": note, "keep": keep}
+        made: Backup = self._run("backup", arguments, "create", progress=progress)
+        return made
 
     def backups(self, at: str | Path | None = None) -> "list[Backup]":
         """The backups in a place, by default `backup.to`, oldest first."""
         from holdfast.backend.pipelines.backup import list_backups
 
-        return list_backups(self._vault(at))
+        return list_backups(self._services.vault(at))
 
     def verify_backup(self, backup: str | None = None) -> "Proof":
         """Prove a backup in `backup.to` (the newest by default) by restoring it; see this module's `verify_backup`."""
         with self._verb("backup", f"verify {backup or 'the newest'}"):
-            return _verified(self._vault(None), backup)
+            return _verified(self._services.vault(None), backup)
 
     def push(self, remote: str = "origin") -> "Synced":
         """Bring a remote (a name of `remotes`) what it lacks; its pointers go forward.
@@ -101,19 +99,6 @@ class BackupVerbs:
                 hint=nearest(remote, known) if known else "Name one in the project file: `remotes: {origin: PLACE}`.",
             )  # fmt: skip
         return Vault(open_place(known[remote], self._services.layout.root), REMOTE), remote
-
-    def _vault(self, place: str | Path | None) -> "Vault":
-        from holdfast.backend.pipelines.vault import BACKUPS, Vault
-
-        if place is not None:
-            return Vault(open_place(str(place), Path.cwd()), BACKUPS)
-        chosen = self._services.settings.backup.to
-        if chosen is None:
-            raise ConfigError(
-                "it is not said where backups are", where={"key": "backup.to"},
-                hint="Name a folder or s3://bucket/folder, or set `backup: {to: ...}` in the project file.",
-            )  # fmt: skip
-        return Vault(open_place(chosen, self._services.layout.root), BACKUPS)
 
 
 def verify_backup(place: str | Path, backup: str | None = None) -> "Proof":
@@ -163,11 +148,26 @@ def restore(
         _filled(vault, found, folder, storage).close()
     services = Services(root)
     try:
+        _erased_again(vault, services)
         services.datasets.refresh_face()
         services.registry.refresh()
     finally:
         services.close()
     return found
+
+
+def _erased_again(vault: "Vault", services: Services) -> None:
+    """Erase whom the project had erased since the backup."""
+    from holdfast.backend.pipelines.backup import kept_erasures
+    from holdfast.backend.pipelines.belongings import RawAccess
+    from holdfast.backend.pipelines.erase import apply_erasures
+
+    secret, erased = kept_erasures(vault)
+    if erased:
+        write_whole(services.layout.erasure_key, lambda path: path.write_bytes(secret))
+        services.layout.erasure_key.chmod(0o600)
+        with file_reader() as read:
+            apply_erasures(services, RawAccess(read, empty_rows), erased)
 
 
 def clone(place: str | Path, into: str | Path) -> "Synced":

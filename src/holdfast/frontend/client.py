@@ -43,7 +43,7 @@ __all__ = ["Progress", "Project", "init"]
 
 _LOGGED_AS = {
     "ingest": "ingest", "ingest_folder": "ingest", "matrix": "features", "materialise": "features", "train": "train",
-    "deploy": "deploy", "rollback": "deploy",
+    "deploy": "deploy", "rollback": "deploy", "compact": "data", "collect": "data", "backup": "backup",
 }  # fmt: skip
 """The part of the system that a kind of job shows as in the log."""
 

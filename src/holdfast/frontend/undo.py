@@ -103,12 +103,16 @@ class UndoVerbs:
 
         `drop_raw` empties raw files whole whose rows cannot be emptied one by one. See the manual's page on privacy.
         """
+        from holdfast.backend.pipelines.backup import keep_erasures
         from holdfast.backend.pipelines.belongings import RawAccess
         from holdfast.backend.pipelines.erase import erase
 
         with self._verb("erase", table), file_reader() as read:
             raw = RawAccess(read, empty_rows)
-            return erase(self._services, raw, table, key, reason, dry_run=dry_run, drop_raw=drop_raw)
+            done = erase(self._services, raw, table, key, reason, dry_run=dry_run, drop_raw=drop_raw)
+            if self._services.settings.backup.to is not None and not dry_run:
+                keep_erasures(self._services.backup_rooms, self._services.vault(None))
+            return done
 
     def faults(self, version: str | None = None) -> "pa.Table":
         """Rows kept out of a version, with personal values masked, also those of columns marked personal since."""

@@ -23,6 +23,7 @@ class VersionVerbs:
 
     _services: Services
     _verb: Callable[[str, str], AbstractContextManager[None]]
+    _run: Callable[..., Any]
 
     @property
     def data(self) -> "Datasets":
@@ -102,10 +103,8 @@ class VersionVerbs:
 
     def compact(self, *, note: str = "") -> "Compacted":
         """Put small parts together: a version of the same data that reads faster."""
-        from holdfast.backend.datasets.rewriting import compact
-
-        with self._verb("data", "compact"):
-            return compact(self.data, note=note, author=self.author)
+        made: Compacted = self._run("compact", {"note": note}, "compact")
+        return made
 
     def collect(self, *, keep: int | None = None, grace: str = "1h", dry_run: bool = False) -> "Collected":
         """Delete what nothing refers to any more; with `keep`, versions beyond the newest so many of each branch, too.
@@ -116,11 +115,11 @@ class VersionVerbs:
         from holdfast.core.timeline import parse_duration
 
         microseconds = 0 if grace == "0" else parse_duration(grace)
-        with self._verb("data", "collect"):
-            services = self._services
-            return collect(
-                self.data, services.store, services.blobs, keep=keep, grace=microseconds, dry_run=dry_run
-            )  # fmt: skip
+        if not dry_run:
+            done: Collected = self._run("collect", {"keep": keep, "grace": microseconds}, "collect")
+            return done
+        services = self._services
+        return collect(self.data, services.store, services.blobs, keep=keep, grace=microseconds, dry_run=True)
 
 
 def conflicts_csv(conflicts: "Sequence[Conflict]") -> str:

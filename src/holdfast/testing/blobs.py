@@ -69,7 +69,7 @@ class BlobsContract:
         assert not blobs.has(digest)
         assert blobs.delete(digest, unless_put_since=0)
         with pytest.raises(NotFoundError):
-            blobs.about(digest).put_at
+            blobs.about(digest)
 
     def test_absent_is_not_found(self, blobs: Blobs) -> None:
         """NotFoundError names the blob."""

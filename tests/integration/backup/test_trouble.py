@@ -26,7 +26,7 @@ def run(root: Path, *arguments: str, crash: str = "") -> subprocess.CompletedPro
 
 FOLDER = ("rename kept file: before#3", "rename kept file: after#3", "backup manifest: before", "link new file: before",
           "link new file: after", "commit note backup: before", "commit note backup: after", "remove backup: before",
-          "remove backup: after", "delete kept file: after#2", "give back leases: before")  # fmt: skip
+          "remove backup: after", "delete kept file: after#2", "commit give back leases: before")  # fmt: skip
 BUCKET = ("upload: before#3", "upload: after#3", "upload new: before", "upload new: after", "delete upload: after#2")
 
 

@@ -70,11 +70,11 @@ class Bench:
         """The folder of a state; made at first, from the state before it."""
         root = self.folder / name
         if not root.exists():
-            place = STATES.index(name)
-            if place:
-                self._copied(self.state(STATES[place - 1]), root)
+            before = STATES[name]
+            if before is not None:
+                self._copied(self.state(before), root)
             database = "sqlite" if self.databases is None else self.databases.make(root)
-            status, told = self.server(root, f"prepare {name} {database}" if not place else f"prepare {name}")
+            status, told = self.server(root, f"prepare {name}" if before else f"prepare {name} {database}")
             assert status == 0, told.get("error")
         return root
 

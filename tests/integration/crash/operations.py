@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from holdfast.backend.pipelines.erase import erasures
+from holdfast.backend.pipelines.forgetting import finish_interrupted
 from holdfast.backend.pipelines.integrity import check
 from holdfast.backend.store import Pointers, metadata
 from holdfast.frontend.client import Project
-from tests.integration.undo.world import write_period, write_project
+from tests.integration.undo.world import person, write_period, write_project
 
-STATES = ("empty", "ingested", "trained", "deployed")
-"""What operations begin from; each state is made from the one before it."""
+STATES = {
+    "empty": None, "ingested": "empty", "trained": "ingested", "deployed": "trained", "history": "trained",
+    "branched": "history",
+}  # fmt: skip
+"""What operations begin from: each state, and the one that it is made from."""
 GROUP = "person"
 
 
@@ -36,6 +41,21 @@ def prepare(root: Path, state: str, database: str = "sqlite") -> None:
             project.deploy()
             project.train(force=True)
             project.deploy(note="second")
+        elif state == "history":
+            project.ingest_folder(root / "incoming")
+            project.append("notes", [_note(1)], note="by hand")
+        elif state == "branched":
+            base = project.data.get().version
+            project.branch("side", base)
+            project.upsert("notes", [{**_note(1), "text": "ours"}])
+            project.data.checkout("side", "test")
+            project.upsert("notes", [_note(2)])
+            project.data.checkout("main", "test")
+        _cancel_sent(project)
+
+
+def _note(number: int) -> dict[str, object]:
+    return {"note_id": number, "visit_id": 10_000, "text": f"记 {number}"}
 
 
 def _incoming(project: Project, month: int) -> Path:
@@ -52,15 +72,30 @@ OPERATIONS: dict[str, tuple[str, Callable[[Project], object]]] = {
     "train again": ("trained", lambda p: p.train(force=True)),
     "deploy": ("trained", lambda p: p.deploy()),
     "rollback": ("deployed", lambda p: p.rollback()),
+    "append": ("ingested", lambda p: p.append("notes", [_note(3), _note(4)])),
+    "upsert": ("history", lambda p: p.upsert("notes", [{**_note(1), "text": "new"}])),
+    "merge": ("branched", lambda p: p.merge("side")),
+    "revert": ("history", lambda p: p.revert(p.data.get().version)),
+    "compact": ("history", lambda p: p.compact()),
+    "collect": ("history", lambda p: p.collect(keep=1, grace="0")),
+    "checkout": ("history", lambda p: p.data.checkout(p.data.list()[0].version, "test")),
+    "go back": ("history", lambda p: p.go_back(p.data.list()[0].version)),
+    "erase": ("trained", lambda p: p.erase("persons", person(3), "asked")),
+    "backup": ("trained", lambda p: p.backup(p.root / "backups")),
 }
+
+
+def _cancel_sent(project: Project) -> None:
+    """Cancel the trainings that new data sent."""
+    for job in project.jobs.list(state="queued"):
+        if job.cause is not None:
+            project.jobs.cancel(job.id, "not of this test")
 
 
 def drain(project: Project) -> None:
     """Do what a worker would: all that waits, and all whose process died, but the trainings that imports sent."""
     while True:
-        for job in project.jobs.list(state="queued"):
-            if job.cause is not None:
-                project.jobs.cancel(job.id, "not of this test")
+        _cancel_sent(project)
         if project._services.engine.work() is None:
             return
 
@@ -102,7 +137,7 @@ def work(project: Project) -> None:
 
 
 def judge(project: Project) -> list[str]:
-    """What is wrong after a round of chaos: jobs, versions, models and deployments that were lost or are there twice."""
+    """What is wrong after a round of chaos: jobs, versions, models and deployments lost, or there twice."""
     wrong = faults(project)
     jobs = project.jobs.list(limit=1000)
     wrong += [f"{job.kind} is {job.state}: {job.error}" for job in jobs if job.state in {"queued", "running", "dead"}]
@@ -129,6 +164,8 @@ def judge(project: Project) -> list[str]:
 
 def faults(project: Project) -> list[str]:
     """What does not hold together."""
+    finish_interrupted(project._services)  # as the next command does
+    project.checkpoints()
     project.models.sync()
     project.data.refresh_face()
     return [f"{one}" for one in check(project._services, deep=True)]
@@ -147,7 +184,6 @@ def summary(project: Project) -> dict[str, Any]:
         for row in rows["deployments"]
     }
     names = {**models, **{one: str(said) for one, said in versions.items()}, **{d: str(v) for d, v in deployed.items()}}
-    raw = project.root / "data" / "raw"
     told = {
         "versions": sorted(map(str, versions.values())),
         "pointers": {k.split(":data_")[0]: names.get(v, "run" if v[:4] == "run_" else v) for k, v in pointers.items()},
@@ -165,6 +201,8 @@ def summary(project: Project) -> dict[str, Any]:
         ),
         "jobs": Counter(f"{job.kind} {job.state}" for job in project.jobs.list(limit=1000) if job.state == "done"),
         "online": _online(project) if versions else {},
+        "erased": len(erasures(project._services)),
+        "backups": len(project.backups(backups)) if (backups := project.root / "backups").exists() else 0,
     }
     return json.loads(json.dumps(told, ensure_ascii=False, sort_keys=True))
 

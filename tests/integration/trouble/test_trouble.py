@@ -62,7 +62,7 @@ def test_a_full_disk_fails_the_change_and_nothing_else(small_disk: Path, tmp_pat
         project.train()
         for left in (160_000, 80_000, 20_000):
             filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - left))
-            with pytest.raises(LimitError, match="no room on the disk"):
+            with pytest.raises(LimitError, match="no room left on the disk"):
                 project.train(force=True)
             filler.unlink()
             assert [found for found in check(project._services, deep=True) if found.level == "broken"] == []

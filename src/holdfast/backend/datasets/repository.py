@@ -1,7 +1,7 @@
 """The versions of the data: list, read, compare, go back; and the one way a new version comes to be."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,6 +41,9 @@ Steps = list[tuple[DatasetVersion, Manifest]]
 FACE_ROWS = 100_000
 """Data of more rows is not written to `data/processed/` by small changes: that would cost more than the change."""
 
+Committed = Callable[[DatasetVersion], None]
+"""Told of a new version within the write transaction that commits it: what follows from it commits with it."""
+
 _QUARANTINE = pa.schema([("version", pa.string()), *QUARANTINE])
 
 
@@ -76,8 +79,11 @@ class Datasets:
     pointer `dataset`. A version is named by its number (`v1.3`), its id, a tag or a branch; None is the current one.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, clock: Clock, layout: Layout) -> None:
+    def __init__(
+        self, store: Store, blobs: Blobs, clock: Clock, layout: Layout, committed: Committed | None = None
+    ) -> None:
         self._store = store
+        self._committed = committed or (lambda _version: None)
         self.clock = clock
         self._layout = layout
         self._blobs = blobs
@@ -361,6 +367,7 @@ class Datasets:
             rows_of.take_files(connection, record.id, draft.taken)
             why = draft.note or f"data of {draft.report.get('delivery', draft.period)}"
             Pointers(connection).move(POINTER, record.id, at=now, why=why, expect=base.id if base else None)
+            self._committed(record)
         return record
 
     def _check_there(self, draft: Draft) -> None:

@@ -23,11 +23,13 @@ from holdfast.backend.records import new_id
 from holdfast.backend.serving.log import recover
 from holdfast.backend.store import Audit, AuditHead, Leases, Pointers, Store, crash_point, metadata
 from holdfast.backend.store.database import unfenced
+from holdfast.backend.store.erasures import Erasure, Erasures, project_secret
 from holdfast.backend.store.files import sha256_of
 from holdfast.backend.store.portable import copy_records
 from holdfast.errors import ConflictError, IntegrityError, LimitError, NotFoundError
 
-__all__ = ["LOGS", "RECORDS", "Backup", "BackupRooms", "back_up", "find_backup", "list_backups", "needed_blobs"]
+__all__ = ["LOGS", "RECORDS", "Backup", "BackupRooms", "back_up", "find_backup", "keep_erasures", "kept_erasures",
+           "list_backups", "needed_blobs"]  # fmt: skip
 
 RECORDS = ".holdfast/holdfast.db"
 """What the records are called in a backup, whatever database they came from."""
@@ -35,6 +37,7 @@ LOGS = (".holdfast/predictions.db", ".holdfast/online.db")
 """Databases beside the records: every prediction, and the vectors online where they are embedded."""
 _FORMAT = "holdfast-backup/1"
 _FOLDER = "backups"
+_ERASURES = "erasures.json"
 Progress = Callable[[int, int, str], None]
 
 
@@ -99,9 +102,36 @@ def back_up(
             Audit(connection).append(
                 "backup", vault.place.url, at=rooms.clock.now(), after=made.id, details=details
             )  # fmt: skip
+        keep_erasures(rooms, vault)
         if keep is not None:
             _retain(vault, keep)
     return made
+
+
+def keep_erasures(rooms: BackupRooms, vault: Vault) -> None:
+    """Keep beside the backups who was erased (as keyed hashes, and their key): older ones still hold these persons.
+
+    A restore erases them again.
+    """
+    with rooms.store.read() as connection:
+        erased = [asdict(one) for one in Erasures(connection).list()]
+    if erased:
+        secret = project_secret(rooms.layout.erasure_key).hex()
+        vault.place.put(_ERASURES, _json({"secret": secret, "erasures": erased}))
+
+
+def kept_erasures(vault: Vault) -> tuple[bytes, list[Erasure]]:
+    """The key and the list that `keep_erasures` kept; empty when nobody was erased. IntegrityError when damaged."""
+    try:
+        held = json.loads(vault.place.get(_ERASURES))
+        return bytes.fromhex(held["secret"]), [Erasure(**one) for one in held["erasures"]]
+    except NotFoundError:
+        return b"", []
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"the list of erased persons cannot be read: {error}", where={"place": vault.place.url, "file": _ERASURES},
+            hint="Make another backup of the project: it writes the list anew.",
+        ) from error  # fmt: skip
 
 
 def list_backups(vault: Vault) -> list[Backup]:

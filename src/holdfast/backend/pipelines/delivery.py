@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -162,16 +162,15 @@ def apply_delivery(
     *,
     note: str,
     author: str,
-    commit: Callable[[Draft], DatasetVersion],
 ) -> IngestResult:
-    """Have one delivery committed as a new version. The lease of the data must be held."""
+    """Commit one delivery as a new version. The lease of the data must be held."""
     base = datasets.current()
     period = loaded.period
     if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
         datasets.raw.discard(loaded.staged)
         known = f"{period.name} is already part of {base.version}, with the same files"
         if draft := _rederived(datasets, settings, base, note, author):
-            version = commit(draft)
+            version = datasets.commit(draft)
             told = f"{known}; the derived tables of the project file are new"
             return IngestResult(version, True, period.name, version.report, (*loaded.notes, told))
         return IngestResult(base, False, period.name, {}, (*loaded.notes, known))
@@ -184,7 +183,7 @@ def apply_delivery(
     work.check_limit()
     parts = work.write_parts()
     datasets.raw.publish(loaded.staged, work.delivery)
-    version = commit(work.draft(parts, note, author))
+    version = datasets.commit(work.draft(parts, note, author))
     datasets.raw.settle()
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
 

@@ -24,8 +24,6 @@ from holdfast.errors import InputError, NotFoundError
 
 __all__ = ["Erased", "apply_erasures", "erase", "erasures"]
 
-_HASH_KEY = "erasure.key"
-
 
 @dataclass(frozen=True, slots=True)
 class Erased:
@@ -81,7 +79,7 @@ def erase(
                 where={"table": table},
                 hint="Check its spelling; it may have been erased already: holdfast audit list --object erasure:",
             )
-        person = sealed(project_secret(rooms.layout.private / _HASH_KEY), table, text)
+        person = sealed(project_secret(rooms.layout.erasure_key), table, text)
         now = rooms.clock.now()
         identity = new_id("erasure", now)
         done = Erased(
@@ -146,7 +144,7 @@ def apply_erasures(rooms: Rooms, raw: RawAccess, wanted: Sequence[Erasure]) -> l
     The project's secret (.holdfast/erasure.key) must be the one that the hashes were made with: restore it first.
     """
     finish_interrupted(rooms)
-    secret = project_secret(rooms.layout.private / _HASH_KEY)
+    secret = project_secret(rooms.layout.erasure_key)
     done = []
     for table in dict.fromkeys(one.table for one in wanted):
         by_hash = {one.person: one for one in wanted if one.table == table}

@@ -7,45 +7,64 @@ back are one transaction with their record. Arguments and results are plain data
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast.backend.datasets import Datasets, Draft
-from holdfast.backend.features import Features
-from holdfast.backend.jobs import Handler, Queue, Running
+from holdfast.backend.jobs import Engine, Handler, Queue, Running
+from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.records import DatasetVersion
-from holdfast.backend.registry.registry import Registry
 from holdfast.backend.settings import Settings
 from holdfast.backend.store import actor
 from holdfast.core.features.primitives import Primitive
 
 if TYPE_CHECKING:
+    from holdfast.backend.datasets.collecting import Collected
+    from holdfast.backend.datasets.rewriting import Compacted
+    from holdfast.backend.pipelines.backup import Backup, BackupRooms
     from holdfast.backend.pipelines.delivery import IngestResult, Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.train import Trained
+    from holdfast.backend.pipelines.vault import Vault
     from holdfast.backend.records import Deployment
-    from holdfast.backend.serving.loader import Sources
 
 __all__ = ["PipelineRooms", "handlers", "training_of", "trigger_training"]
 
 Arguments = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class PipelineRooms:
-    """What pipelines work with; what is costly to open is asked for when it is needed."""
+class PipelineRooms(Rooms, Protocol):
+    """What pipelines work with: the rooms, and what reads files, looks after feature groups and keeps backups."""
 
-    settings: Settings
-    queue: Queue
-    datasets: Datasets
-    features: Features
-    registry: Registry
-    sources: "Callable[[], Sources]"
-    store_of_features: "Callable[[], FeatureRooms]"
-    own: Callable[[], tuple[Primitive, ...]]
-    reader: "Callable[[], AbstractContextManager[Reader]]"
+    @property
+    def engine(self) -> Engine:
+        """Runs jobs."""
+        ...
+
+    @property
+    def own(self) -> tuple[Primitive, ...]:
+        """The user's own primitives."""
+        ...
+
+    @property
+    def reader(self) -> "Callable[[], AbstractContextManager[Reader]]":
+        """What reads delivered files."""
+        ...
+
+    @property
+    def feature_rooms(self) -> "FeatureRooms":
+        """What the feature store works with."""
+        ...
+
+    @property
+    def backup_rooms(self) -> "BackupRooms":
+        """What a backup is made of."""
+        ...
+
+    def vault(self, place: str | Path | None) -> "Vault":
+        """Where backups are."""
+        ...
 
 
 def handlers(rooms: PipelineRooms) -> dict[str, Handler]:
@@ -68,6 +87,9 @@ def handlers(rooms: PipelineRooms) -> dict[str, Handler]:
         "materialise": Handler(
             partial(_materialise, rooms), lambda made: [one.id for one in made], partial(_again_materialised, rooms)
         ),
+        "compact": Handler(partial(_compact, rooms), asdict, partial(_again_compacted, rooms)),
+        "collect": Handler(partial(_collect, rooms), asdict, _again_collected),
+        "backup": Handler(partial(_backup, rooms), lambda made: {"id": made.id}, partial(_again_backed_up, rooms)),
     }
 
 
@@ -80,7 +102,7 @@ def _ingest(rooms: PipelineRooms, running: Running, given: Arguments) -> "Ingest
     with rooms.reader() as read:
         return ingest(
             rooms.datasets, rooms.settings, read, given["period"], [Path(file) for file in given["files"]],
-            note=given["note"], author=actor(), progress=running.progress, commit=partial(_commit, rooms, running),
+            note=given["note"], author=actor(), progress=running.progress,
         )  # fmt: skip
 
 
@@ -90,27 +112,16 @@ def _ingest_folder(rooms: PipelineRooms, running: Running, given: Arguments) -> 
     with rooms.reader() as read:
         return ingest_folder(
             rooms.datasets, rooms.settings, read, Path(given["folder"]),
-            note=given["note"], author=actor(), progress=running.progress, commit=partial(_commit, rooms, running),
+            note=given["note"], author=actor(), progress=running.progress,
         )  # fmt: skip
 
 
-def _commit(rooms: PipelineRooms, running: Running, draft: Draft) -> DatasetVersion:
-    """Commit a version together with what follows from it."""
-    with rooms.queue.store.write("data version") as connection:
-        version = rooms.datasets.commit(draft)
-        rooms.queue.record_step(
-            connection, running.job, f"commit {version.version}", version.id, version=1, began_at=version.made_at
-        )
-        trigger_training(rooms.queue, rooms.settings, version, cause=running.job.id)
-    return version
-
-
-def trigger_training(queue: Queue, settings: Settings, version: DatasetVersion, *, cause: str | None = None) -> None:
+def trigger_training(queue: Queue, settings: Settings, version: DatasetVersion) -> None:
     """Send the trainings that a new version of the data asks for, where none waits already.
 
-    Joins the write transaction of this thread, if there is one.
+    Joins the write transaction of this thread, if there is one: the version's.
     """
-    if not settings.training.on_import:
+    if not settings.training.on_import or version.state == "trained":
         return
     with queue.store.write("trigger training") as connection:
         for target in settings.targets:
@@ -118,7 +129,7 @@ def trigger_training(queue: Queue, settings: Settings, version: DatasetVersion, 
             waiting = queue.like(connection, "train", asked)
             if waiting is None or waiting.state != "queued":  # one that waits will train on what is current then
                 key = f"train:{target}:{version.id}"
-                queue.send(connection, "train", asked, key=key, cause=cause or version.id)
+                queue.send(connection, "train", asked, key=key, cause=version.id)
 
 
 def _plain_ingest(result: "IngestResult") -> dict[str, Any]:
@@ -150,7 +161,7 @@ def _build(rooms: PipelineRooms, given: Arguments, running: Running | None) -> A
     return build_matrix(
         rooms.datasets, rooms.features, frozen_settings(rooms.settings, given.get("frozen_at")), given["target"],
         version=given.get("version"), full=given.get("full", False),
-        progress=running.progress if running else None, own=rooms.own(),
+        progress=running.progress if running else None, own=rooms.own,
     )  # fmt: skip
 
 
@@ -164,9 +175,9 @@ def _train(rooms: PipelineRooms, running: Running, given: Arguments) -> "Trained
         progress=running.progress, step=running.step,
     )  # fmt: skip
     if given["labels"] is None:
-        with rooms.queue.store.write("trained") as connection:
+        with rooms.engine.queue.store.write("trained") as connection:
             if rooms.datasets.get().id == made.run.dataset:
-                rooms.queue.supersede(connection, "train", training_of(given["target"]), f"{made.run.id} did it")
+                rooms.engine.queue.supersede(connection, "train", training_of(given["target"]), f"{made.run.id} did it")
     return made
 
 
@@ -185,14 +196,59 @@ def _materialise(rooms: PipelineRooms, running: Running, given: Arguments) -> An
     from holdfast.backend.pipelines.materialise import materialise
 
     # The moment is a step: a job that begins again asks the same question.
-    at = running.step("moment", lambda: rooms.queue.clock.now() if given["at"] is None else given["at"])
-    return materialise(rooms.store_of_features(), given["groups"], at=at, progress=running.progress, running=running)
+    at = running.step("moment", lambda: rooms.engine.queue.clock.now() if given["at"] is None else given["at"])
+    return materialise(rooms.feature_rooms, given["groups"], at=at, progress=running.progress, running=running)
 
 
 def _again_materialised(rooms: PipelineRooms, kept: list[str]) -> Any:
-    groups = rooms.store_of_features().online.groups
+    groups = rooms.feature_rooms.online.groups
     known = {made.id: made for group in groups.list() for made in groups.materialisations(group.name)}
     return [known[one] for one in kept]
+
+
+# -- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+def _compact(rooms: PipelineRooms, _running: Running, given: Arguments) -> "Compacted":
+    from holdfast.backend.datasets.rewriting import compact
+
+    return compact(rooms.datasets, note=given["note"], author=actor())
+
+
+def _collect(rooms: PipelineRooms, _running: Running, given: Arguments) -> "Collected":
+    from holdfast.backend.datasets.collecting import collect
+
+    return collect(rooms.datasets, rooms.store, rooms.blobs, keep=given["keep"], grace=given["grace"])
+
+
+def _backup(rooms: PipelineRooms, running: Running, given: Arguments) -> "Backup":
+    from holdfast.backend.pipelines.backup import back_up
+
+    rooms.registry.sync()
+    keep = given.get("keep") or rooms.settings.backup.keep
+    return back_up(
+        rooms.backup_rooms, rooms.vault(given.get("to")),
+        note=given.get("note", ""), keep=keep, progress=running.progress,
+    )  # fmt: skip
+
+
+def _again_compacted(rooms: PipelineRooms, kept: dict[str, Any]) -> "Compacted":
+    from holdfast.backend.datasets.rewriting import Compacted
+
+    return Compacted(**{**kept, "version": rooms.datasets.get(kept["version"]["id"])})
+
+
+def _again_collected(kept: dict[str, Any]) -> "Collected":
+    from holdfast.backend.datasets.collecting import Collected, Gone, GoneVersion
+
+    versions = tuple(GoneVersion(**one) for one in kept["versions"])
+    return Collected(**{**kept, "versions": versions, "blobs": tuple(Gone(**one) for one in kept["blobs"])})
+
+
+def _again_backed_up(rooms: PipelineRooms, kept: dict[str, Any]) -> "Backup":
+    from holdfast.backend.pipelines.backup import find_backup
+
+    return find_backup(rooms.vault(None), kept["id"])
 
 
 # -- deployments -------------------------------------------------------------------------------------------------------
@@ -201,10 +257,10 @@ def _again_materialised(rooms: PipelineRooms, kept: list[str]) -> Any:
 def _deploy(rooms: PipelineRooms, running: Running, given: Arguments) -> "Deployment":
     from holdfast.backend.pipelines.deploy import deploy
 
-    sources = rooms.sources()
+    sources = rooms.sources
     done = running.result("deploy")
     if done is not None:
-        return sources.deployments.get(done)
+        return rooms.deployments.get(done)
     once = partial(_once, running, "deploy")
     return deploy(sources, given["target"], given["models"], given["note"], once=once)
 
@@ -212,15 +268,15 @@ def _deploy(rooms: PipelineRooms, running: Running, given: Arguments) -> "Deploy
 def _rollback(rooms: PipelineRooms, running: Running, given: Arguments) -> "Deployment":
     from holdfast.backend.pipelines.deploy import rollback
 
-    sources = rooms.sources()
+    sources = rooms.sources
     done = running.result("roll back")
     if done is not None:
-        return sources.deployments.get(done)
+        return rooms.deployments.get(done)
     return rollback(sources, given["target"], given["to"], once=partial(_once, running, "roll back"))
 
 
 def _again_deployed(rooms: PipelineRooms, kept: str) -> "Deployment":
-    return rooms.sources().deployments.get(kept)
+    return rooms.deployments.get(kept)
 
 
 def _once(running: Running, name: str, change: "Callable[[], Deployment]") -> "Deployment":

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.backend.datasets import Datasets, Draft
+from holdfast.backend.datasets import Datasets
 from holdfast.backend.datasets.raw import Staged, delivery_parts
 from holdfast.backend.pipelines.delivery import IngestResult, Loaded, Reader, apply_delivery, claims, rules_of
-from holdfast.backend.records import DatasetVersion, RawTable
+from holdfast.backend.records import RawTable
 from holdfast.backend.settings import Settings
 from holdfast.core.timeline import Period
 from holdfast.errors import HoldfastError, InputError
@@ -24,8 +24,6 @@ __all__ = ["IngestResult", "Progress", "Reader", "ingest", "ingest_folder"]
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, message)."""
-Commit = Callable[[Draft], DatasetVersion]
-"""Commits a version, perhaps with what follows from it."""
 
 _AHEAD = 3
 
@@ -47,7 +45,6 @@ def ingest(
     note: str = "",
     author: str = "",
     progress: Progress | None = None,
-    commit: Commit | None = None,
 ) -> IngestResult:
     """Import one delivery: the files of `period` (a folder stands for the files in it).
 
@@ -56,7 +53,7 @@ def ingest(
     """
     expanded, notes = _expand(files)
     delivery = _Delivery(Period.parse(period, settings.timezone), expanded, notes)
-    return _run(datasets, settings, reader, [delivery], note=note, author=author, progress=progress, commit=commit)[0]
+    return _run(datasets, settings, reader, [delivery], note=note, author=author, progress=progress)[0]
 
 
 def ingest_folder(
@@ -68,7 +65,6 @@ def ingest_folder(
     note: str = "",
     author: str = "",
     progress: Progress | None = None,
-    commit: Commit | None = None,
 ) -> list[IngestResult]:
     """Import a folder whose sub-folders are named by periods, in the order of periods; one version each.
 
@@ -101,7 +97,7 @@ def ingest_folder(
         first = deliveries[0]
         said = f"not named by a period, left alone: {', '.join(others)}"
         deliveries[0] = _Delivery(first.period, first.files, (*first.notes, said))
-    return _run(datasets, settings, reader, deliveries, note=note, author=author, progress=progress, commit=commit)
+    return _run(datasets, settings, reader, deliveries, note=note, author=author, progress=progress)
 
 
 def _expand(files: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -129,7 +125,6 @@ def _run(
     note: str,
     author: str,
     progress: Progress | None,
-    commit: Commit | None,
 ) -> list[IngestResult]:
     rules = rules_of(settings)
     results: list[IngestResult] = []
@@ -141,9 +136,7 @@ def _run(
             for done, (delivery, loaded) in enumerate(_loaded(datasets, settings, reader, deliveries), 1):
                 try:
                     now = _reread(datasets, settings, reader, loaded())
-                    result = apply_delivery(
-                        datasets, settings, rules, now, note=note, author=author, commit=commit or datasets.commit
-                    )
+                    result = apply_delivery(datasets, settings, rules, now, note=note, author=author)
                 except HoldfastError as error:
                     raise _placed(error, delivery, len(results)) from error
                 results.append(result)

@@ -59,7 +59,7 @@ def explained(where: str) -> Iterator[None]:
 def _explanation(number: int | None, file: str) -> HoldfastError | None:
     if number in _FULL:
         return LimitError(
-            f"there is no room on the disk of {file}",
+            "there is no room left on the disk",
             where={"file": file},
             hint="Nothing was changed. Make room (holdfast gc), then repeat the command.",
         )
