@@ -37,7 +37,7 @@ def test_a_restored_project_is_the_project(trained, copied, place, tmp_path):
         processed = {p.name: p.read_bytes() for p in (project.root / "data" / "processed").glob("*.parquet")}
         models = {p.name: p.read_bytes() for p in (project.root / "data" / "model").iterdir()}
     proof = verify_backup(place)
-    assert (proof.backup, proof.replayed) == (made.id, ("风险/高风险", "风险/Low Risk"))
+    assert (proof.backup, proof.replayed) == (made.id, ("风险/Low Risk", "风险/高风险"))
     assert proof.audit == made.audit.id > 0
 
     restored = restore(place, tmp_path / "新" / "家")

@@ -120,7 +120,7 @@ def _decided(
             )  # fmt: skip
         elif stands == "behind":
             notes.append(f"{name} is further there than here: it stays where it is there")
-    return moved, same, notes
+    return dict(sorted(moved.items())), same, notes
 
 
 @dataclass(frozen=True)
