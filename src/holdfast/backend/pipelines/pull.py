@@ -290,7 +290,7 @@ def _compare_files(rooms: RemoteRooms, vault: Vault, result: _Result) -> None:
 def _diverged(result: _Result) -> ConflictError:
     name, branch = next(iter(result.apart.items()))
     return ConflictError(
-        f"the data of {name} has gone another way at {result.remote} than here; what is there was brought as branch {branch}",
+        f"the data of {name} has gone another way at {result.remote} than here; it was brought as branch {branch}",
         where={"branch": branch, "also": ", ".join(result.notes)} if result.notes else {"branch": branch},
         hint=f"Bring both together: holdfast data merge {branch}, then: holdfast push",
     )

@@ -29,7 +29,7 @@ from holdfast.errors import ConflictError
 __all__ = ["MOVED", "RemoteRooms", "Synced", "own_files", "push", "read_bases", "seen_there", "write_bases"]
 
 MOVED = ("branch:", "tag:", "model:", "model-tag:")
-"""What the names of pointers begin with that are pushed and pulled; there, every branch is named, the current one too."""
+"""What names of pointers begin with that are pushed and pulled; every branch is named there, the current one too."""
 _AT_HOME = ("storage", "online", "backup", "remotes")
 """Keys of the project file that say where a project lives: they are no business of other places."""
 
