@@ -341,8 +341,7 @@ def _retain(vault: Vault, keep: int) -> None:
         crash_point("remove backup: before")
         vault.place.delete(f"{_FOLDER}/{old.id}.json")
         crash_point("remove backup: after")
-    if len(found) <= keep:
-        return
+    # Also when none was removed now: an earlier run may have died before this.
     used = {digest for one in found[-keep:] for digest in one.blobs}
     used |= {piece for one in found[-keep:] for stored in one.files.values() for piece in stored.pieces}
     if any(one.fault for one in list_backups(vault)):
