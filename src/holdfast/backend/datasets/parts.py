@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.backend.datasets.keyfiles import KeyFiles
+from holdfast.backend.datasets.pieces import AT_ONCE, Piece, each, gathered, nothing, row_groups, widened
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
 from holdfast.backend.store.files import sha256_of_file
@@ -21,7 +23,7 @@ from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
 from holdfast.core.timeline import ALWAYS, NEVER
 from holdfast.core.versions.keys import KeyIndex, Keys, keys_of
-from holdfast.errors import ConflictError, IntegrityError
+from holdfast.errors import IntegrityError
 
 __all__ = ["PERIOD_END", "REMOVED", "PartStore", "Standing", "Stored", "identity_columns", "ranges_of"]
 
@@ -31,6 +33,8 @@ REMOVED = "__removed"
 PERIOD_END = "__period_end"
 """In compacted parts only: the end of the period that delivered each state (int64)."""
 
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 _CACHE_BYTES = 128 << 20
 _SAMPLE = 4096
 
@@ -77,6 +81,14 @@ def ranges_of(rows: pa.Table, columns: Sequence[str]) -> dict[str, list[Any]]:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Rows of a piece that may have several states: `places` int64 [n] in it, and `until` when each ends, or NEVER."""
+
+    places: Ints
+    until: Ints
+
+
 class PartStore:
     """Writes and reads parts over `Blobs`; keeps recently read ones, and checks each part's hash once."""
 
@@ -115,6 +127,17 @@ class PartStore:
             if digest in self._cache:
                 self._cache.move_to_end(digest)
                 return self._cache[digest]
+        rows = pq.read_table(self._file(digest), memory_map=True)
+        self._remember(digest, rows)
+        return rows
+
+    def _pieces(self, part: Part) -> list[Piece]:
+        if part.rows > AT_ONCE:
+            return row_groups(part, self._file(part.digest))
+        return [Piece(part, part.rows, self.read_plain(part.digest))]
+
+    def _file(self, digest: str) -> Path:
+        """A blob's file, of which it is known that it is what was stored."""
         path = self._blobs.path(digest)
         if digest not in self._checked:
             found = sha256_of_file(path)
@@ -124,9 +147,7 @@ class PartStore:
                     hint="Restore it from a backup, or ingest the raw files into a new project.",
                 )  # fmt: skip
             self._checked.add(digest)
-        rows = pq.read_table(path, memory_map=True)
-        self._remember(digest, rows)
-        return rows
+        return path
 
     def _remember(self, digest: str, rows: pa.Table) -> None:
         size = rows.nbytes
@@ -140,17 +161,28 @@ class PartStore:
             while self._cached_bytes > _CACHE_BYTES:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
-    def states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
-        """Every state of the rows of `table` with the system columns, in order of delivery."""
-        pieces = [self.raw_states(table, [part]) for part in parts]
-        states = pa.concat_tables([self.raw_states(table, []), *pieces])
-        until = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
-        if any(part.supersedes for part in parts):
-            until = _until(table, parts, pieces, states[KNOWN_FROM])
-        removed = states[REMOVED].combine_chunks()
-        states = states.drop_columns([REMOVED, PERIOD_END])
-        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, until)
-        return states.filter(pc.invert(removed)) if removed.true_count else states
+    def states(self, table: Table, parts: Sequence[Part], *, current_only: bool = False) -> pa.Table:
+        """Every state of the rows of `table` with the system columns, in order of delivery; or the current ones only."""
+        pieces = [piece for part in parts for piece in self._pieces(part)]
+        ends = _ends(table, pieces)
+
+        def kept(place: int) -> Mask:
+            keep = _present(table, pieces[place])
+            end = ends[place]
+            if current_only and end is not None:
+                keep[end.places] &= end.until == NEVER
+            return keep
+
+        keeps = each(pieces, kept, range(len(pieces)))
+        fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.names]
+        fields += [_field(name) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
+        states = gathered(table.name, pa.schema(fields), pieces, keeps)
+        if current_only:
+            until = nothing(len(states), SYSTEM_FIELDS[KNOWN_TO])
+        else:
+            found = each(pieces, lambda place: _until(ends[place], keeps[place]), range(len(pieces)))
+            until = pa.chunked_array([chunk for one in found for chunk in one.chunks], SYSTEM_FIELDS[KNOWN_TO])
+        return states.add_column(len(table.names) + 1, _field(KNOWN_TO), until)
 
     def last(
         self,
@@ -243,7 +275,7 @@ class PartStore:
         for part in parts:
             rows = self.read_plain(part.digest)
             columns = [
-                _widened(table.name, rows, field)
+                widened(table.name, field, rows[field.name])
                 if field.name in rows.column_names
                 else pa.nulls(len(rows), field.type)
                 for field in schema
@@ -255,24 +287,63 @@ class PartStore:
         return pa.concat_tables([whole.empty_table(), *pieces])
 
 
-def _until(table: Table, parts: Sequence[Part], pieces: Sequence[pa.Table], known: pa.ChunkedArray) -> pa.Array:
-    """KNOWN_TO of all states: null but for rows that have several, of which one at least is in a superseding part."""
-    keys = [piece.select(table.key) for piece in pieces]
-    again = pa.concat_tables([one for one, part in zip(keys, parts, strict=True) if part.supersedes])
-    if len(again) * 4 < len(known):
-        wanted = keys_of(again, table.key)
-        marks = [
-            np.ones(len(one), bool) if part.supersedes else _among(one, table, wanted)
-            for one, part in zip(keys, parts, strict=True)
-        ]
-        places = np.flatnonzero(np.concatenate(marks))
-    else:
-        places = np.arange(len(known))
-    rows = pa.concat_tables(keys).take(pa.array(places)) if len(places) < len(known) else pa.concat_tables(keys)
-    moments = known.cast(pa.int64()).to_numpy()[places]
-    until = np.full(len(known), NEVER, np.int64)
-    until[places] = superseded_at(row_ids([rows], table.key)[0], moments, NEVER)
-    return pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
+def _ends(table: Table, pieces: Sequence[Piece]) -> list[_Ends | None]:
+    """When states of each piece end: only rows are looked at that have a state in a superseding part, by their keys."""
+    superseding = [piece for piece in pieces if piece.part.supersedes]
+    if not superseding:
+        return [None] * len(pieces)
+    again = pa.concat_tables(each(pieces, lambda piece: _keys(table, piece), superseding))
+    like = ranges_of(again, table.key)
+    few = len(again) * 4 < sum(piece.rows for piece in pieces)
+    wanted = keys_of(again, table.key) if few else None
+    if wanted is not None:
+        wanted = wanted.take(wanted.order())
+
+    def marked(piece: Piece) -> tuple[Ints, pa.Table, Ints]:
+        if not _overlaps(piece.part.ranges, like):
+            return np.zeros(0, np.int64), again.slice(0, 0), np.zeros(0, np.int64)
+        keys, places = _keys(table, piece), np.arange(piece.rows)
+        if wanted is not None and not piece.part.supersedes:
+            places = np.flatnonzero(_among(keys, table, wanted))
+            keys = keys.take(pa.array(places))
+        known = piece.column(table.name, _field(KNOWN_FROM)).cast(pa.int64()).to_numpy() if len(places) else places
+        return places, keys, known[places]
+
+    found = each(pieces, marked, pieces)
+    ids = row_ids([keys for _, keys, _ in found], table.key)
+    until = superseded_at(np.concatenate(ids), np.concatenate([known for _, _, known in found]), NEVER)
+    bounds = np.cumsum([len(places) for places, _, _ in found])[:-1]
+    return [
+        _Ends(places, part) if len(places) else None
+        for (places, _, _), part in zip(found, np.split(until, bounds), strict=True)
+    ]
+
+
+def _until(end: _Ends | None, keep: Mask) -> pa.ChunkedArray:
+    """KNOWN_TO of the states of a piece that are kept."""
+    kind = SYSTEM_FIELDS[KNOWN_TO]
+    if end is None or (end.until == NEVER).all():
+        return nothing(int(keep.sum()), kind)
+    values = np.full(len(keep), NEVER, np.int64)
+    values[end.places] = end.until
+    values = values if keep.all() else values[keep]
+    return pa.chunked_array([pa.array(values, pa.int64(), mask=values == NEVER).cast(kind)])
+
+
+def _keys(table: Table, piece: Piece) -> pa.Table:
+    fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.key]
+    return pa.table([piece.column(table.name, field) for field in fields], schema=pa.schema(fields))
+
+
+def _present(table: Table, piece: Piece) -> Mask:
+    """Of the states of a piece: which do not remove their row, bool [n]."""
+    removed = piece.column(table.name, pa.field(REMOVED, pa.bool_()))
+    mask: Mask = pc.invert(removed).to_numpy()
+    return mask
+
+
+def _field(name: str) -> pa.Field:
+    return pa.field(name, SYSTEM_FIELDS[name])
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
@@ -298,17 +369,6 @@ def _among(rows: pa.Table, table: Table, wanted: Keys) -> npt.NDArray[np.bool_]:
         found = np.zeros(len(mine), bool)
         found[maybe] = wanted.take(wanted.order()).holds(mine.take(maybe))
     return found
-
-
-def _widened(table: str, rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-    try:
-        return rows[field.name].cast(field.type)
-    except pa.ArrowInvalid as error:
-        raise ConflictError(
-            f"stored values of this column cannot become {field.type}: {error}",
-            where={"table": table, "column": field.name},
-            hint="Change its type in the project file back.",
-        ) from error
 
 
 def _overlaps(ranges: Mapping[str, list[Any]], like: Mapping[str, list[Any]]) -> bool:

@@ -153,13 +153,16 @@ class Datasets:
         self, schema: Schema, manifest: Manifest, names: Sequence[str], *, current_only: bool
     ) -> dict[str, pa.Table]:
         states: dict[str, pa.Table] = {}
+        # What others derive from is needed with its history.
+        sources = {schema.table(name).source for name in names}
 
         def of(name: str) -> pa.Table:
             table = schema.table(name)
             if name not in states and table.source:
                 states[name] = derive(table, schema.table(table.source), of(table.source))
             elif name not in states:
-                states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
+                parts = [part for part in manifest if part.table == name]
+                states[name] = self.parts.states(table, parts, current_only=current_only and name not in sources)
             return states[name]
 
         return {name: _current(of(name)) if current_only else of(name) for name in names}
