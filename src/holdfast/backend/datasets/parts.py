@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.backend.datasets.keyfiles import KeyFiles
-from holdfast.backend.datasets.pieces import AT_ONCE, Piece, each, gathered, nothing, row_groups, widened
+from holdfast.backend.datasets.pieces import AT_ONCE, PERIOD_END, Piece, each, gathered, nothing, row_groups
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
 from holdfast.backend.store.files import sha256_of_file
@@ -29,9 +29,6 @@ __all__ = ["PERIOD_END", "REMOVED", "PartStore", "Standing", "Stored", "identity
 
 REMOVED = "__removed"
 """Marks a state in which the row is gone; kept in parts only."""
-
-PERIOD_END = "__period_end"
-"""In compacted parts only: the end of the period that delivered each state (int64)."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -162,7 +159,7 @@ class PartStore:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def states(self, table: Table, parts: Sequence[Part], *, current_only: bool = False) -> pa.Table:
-        """Every state of the rows of `table` with the system columns, in order of delivery; or the current ones only."""
+        """Every state of the rows of `table`, or the current ones, with the system columns, in order of delivery."""
         pieces = [piece for part in parts for piece in self._pieces(part)]
         ends = _ends(table, pieces)
 
@@ -174,9 +171,7 @@ class PartStore:
             return keep
 
         keeps = each(pieces, kept, range(len(pieces)))
-        fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.names]
-        fields += [_field(name) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
-        states = gathered(table.name, pa.schema(fields), pieces, keeps)
+        states = gathered(table.name, _read(table), pieces, keeps)
         if current_only:
             until = nothing(len(states), SYSTEM_FIELDS[KNOWN_TO])
         else:
@@ -199,12 +194,13 @@ class PartStore:
             chosen: Sequence[Part] = self.standing(table, parts, keys).holders
         else:
             chosen = [part for part in parts if like is None or _overlaps(part.ranges, like)]
-        pieces = [self.raw_states(table, [part]) for part in chosen]
+        pieces = [piece for part in chosen for piece in self._pieces(part)]
+        keeps: list[Mask | None] = [None] * len(pieces)
         if keys is not None:
             wanted = keys_of(_typed_keys(table, keys), table.key)
             wanted = wanted.take(wanted.order())
-            pieces = [piece.filter(pa.array(_among(piece, table, wanted))) for piece in pieces]
-        states = pa.concat_tables([self.raw_states(table, []), *pieces])
+            keeps = list(each(pieces, lambda piece: _among(_keys(table, piece), table, wanted), pieces))
+        states = gathered(table.name, _stored(table), pieces, keeps)
         if table.key and any(part.supersedes for part in chosen):
             states = states.filter(pa.array(current_states(row_ids([states], table.key)[0])))
         return Stored(
@@ -256,36 +252,29 @@ class PartStore:
 
     def _index(self, table: Table, part: Part) -> KeyIndex:
         def make() -> KeyIndex:
-            states = self.raw_states(table, [part], only_keys=True)
-            return KeyIndex.of(keys_of(states, table.key), states[REMOVED].to_numpy())
+            pieces = self._pieces(part)
+            keys = pa.concat_tables(each(pieces, lambda piece: _keys(table, piece), pieces))
+            present = np.concatenate(each(pieces, lambda piece: _present(table, piece), pieces))
+            return KeyIndex.of(keys_of(keys, table.key), ~present)
 
         return self._keys.index(table, part.digest, make)
 
-    def raw_states(self, table: Table, parts: Sequence[Part], *, only_keys: bool = False) -> pa.Table:
+    def raw_states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
         """States as they are stored, in the table's present schema: columns that a part lacks are null.
 
-        User columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, PERIOD_END; the key and REMOVED with `only_keys`.
+        User columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, PERIOD_END.
         """
-        names = table.key if only_keys else table.names
-        fields = [pa.field(name, table.column(name).dtype.arrow) for name in names]
-        if not only_keys:
-            fields += [pa.field(name, SYSTEM_FIELDS[name]) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
-        schema = pa.schema([*fields, pa.field(REMOVED, pa.bool_())])
-        whole = schema if only_keys else schema.append(pa.field(PERIOD_END, pa.int64()))
-        pieces = []
-        for part in parts:
-            rows = self.read_plain(part.digest)
-            columns = [
-                widened(table.name, field, rows[field.name])
-                if field.name in rows.column_names
-                else pa.nulls(len(rows), field.type)
-                for field in schema
-            ]
-            if not only_keys:
-                each = pa.array(np.full(len(rows), part.period_end, np.int64))
-                columns.append(rows[PERIOD_END] if PERIOD_END in rows.column_names else pa.chunked_array([each]))
-            pieces.append(pa.table(columns, schema=whole))
-        return pa.concat_tables([whole.empty_table(), *pieces])
+        pieces = [piece for part in parts for piece in self._pieces(part)]
+        return gathered(table.name, _stored(table), pieces, [None] * len(pieces))
+
+
+def _read(table: Table) -> pa.Schema:
+    fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.names]
+    return pa.schema([*fields, *(_field(name) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW))])
+
+
+def _stored(table: Table) -> pa.Schema:
+    return _read(table).append(pa.field(REMOVED, pa.bool_())).append(pa.field(PERIOD_END, pa.int64()))
 
 
 def _ends(table: Table, pieces: Sequence[Piece]) -> list[_Ends | None]:
@@ -368,7 +357,7 @@ def _among(rows: pa.Table, table: Table, wanted: Keys) -> Mask:
     # Rows mostly lie in the order of their keys: few of a large number are within the range of a piece.
     begin = np.searchsorted(wanted.words[0], mine.words[0].min())
     end = np.searchsorted(wanted.words[0], mine.words[0].max(), side="right")
-    near = wanted.take(np.arange(begin, end))
+    near = Keys(tuple(word[begin:end] for word in wanted.words))
     found = pc.is_in(pa.array(mine.words[0]), pa.array(near.words[0])).to_numpy(zero_copy_only=False)
     if len(mine.words) > 1:
         maybe = np.flatnonzero(found)

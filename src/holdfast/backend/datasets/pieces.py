@@ -1,7 +1,7 @@
 """Parts read piece by piece: of a large one only what is kept of it is ever in memory, and a few columns of row groups.
 
-A whole table that is read, cast and then filtered is in memory several times over, and touching new memory costs more than
-decoding Parquet does.
+A whole table that is read, cast and then filtered is in memory several times over, and touching new memory costs more
+than decoding Parquet does.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,13 +19,17 @@ import pyarrow.parquet as pq
 from holdfast.backend.datasets.tables import Part
 from holdfast.errors import ConflictError
 
-__all__ = ["AT_ONCE", "Piece", "each", "gathered", "nothing", "row_groups", "widened"]
+__all__ = ["AT_ONCE", "PERIOD_END", "Piece", "each", "gathered", "nothing", "row_groups", "widened"]
+
+PERIOD_END = "__period_end"
+"""In compacted parts only: the end of the period that delivered each state (int64)."""
 
 AT_ONCE = 1 << 20
 """Parts of more rows are read piece by piece: Arrow writes row groups of so many."""
 
 T = TypeVar("T")
 R = TypeVar("R")
+_BLOCK_BYTES = 1 << 21
 _TEXT_BYTES = 2**31 - 1
 
 
@@ -43,6 +47,9 @@ class Piece:
     def column(self, table: str, field: pa.Field, keep: pa.BooleanArray | None = None) -> pa.ChunkedArray:
         """One column as the present schema of `table` has it, null where the part lacks it; only rows of `keep`."""
         found = self._stored(field)
+        if found is None and field.name == PERIOD_END:
+            ends = np.full(self.rows if keep is None else keep.true_count, self.part.period_end, np.int64)
+            return pa.chunked_array([pa.array(ends)])
         if found is None:
             return nothing(self.rows if keep is None else keep.true_count, field.type)
         if pa.types.is_dictionary(found.type):
@@ -66,9 +73,7 @@ class Piece:
             and about.total_uncompressed_size < 4 * about.num_values
         )
         coded_names = [field.name] if coded else None
-        with pq.ParquetFile(
-            self.path, metadata=self.metadata, memory_map=True, read_dictionary=coded_names
-        ) as file:
+        with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=True, read_dictionary=coded_names) as file:
             return file.read_row_group(self.group, columns=[field.name], use_threads=False)[field.name]
 
 
@@ -94,9 +99,7 @@ def gathered(
 ) -> pa.Table:
     """The columns of `schema` of all pieces, one after the other; of each piece the rows in its mask (None: all)."""
     masks = [None if keep is None or keep.all() else pa.array(keep) for keep in keeps]
-    wanted = [
-        (piece, mask) for piece, mask in zip(pieces, masks, strict=True) if mask is None or mask.true_count
-    ]
+    wanted = [(piece, mask) for piece, mask in zip(pieces, masks, strict=True) if mask is None or mask.true_count]
     jobs = [(field, piece, mask) for piece, mask in wanted for field in schema]
     found = each(pieces, lambda job: job[1].column(table, job[0], job[2]), jobs)
     columns = [
@@ -125,10 +128,15 @@ def widened(table: str, field: pa.Field, values: pa.ChunkedArray) -> pa.ChunkedA
 
 
 def _decoded(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Text by its codes, in chunks that hold less than the 2 GiB that one may."""
-    chunks = []
+    """Text by its codes. No chunk holds the 2 GiB that none may; of a text that is everywhere a block is there once."""
+    chunks: list[pa.Array] = []
     for chunk in values.chunks:
         longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 1
+        if len(chunk.dictionary) == 1 and not chunk.null_count:
+            step = min(max(_BLOCK_BYTES // longest, 1), len(chunk))
+            block = pa.repeat(chunk.dictionary[0], step).cast(kind)
+            chunks += [block.slice(0, min(step, len(chunk) - start)) for start in range(0, len(chunk), step or 1)]
+            continue
         step = _TEXT_BYTES // longest
         chunks += [chunk.slice(start, step).cast(kind) for start in range(0, len(chunk), step)]
     return pa.chunked_array(chunks, kind)
