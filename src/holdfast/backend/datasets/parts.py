@@ -351,14 +351,18 @@ def _typed_keys(table: Table, keys: pa.Table) -> pa.Table:
 def _among(rows: pa.Table, table: Table, wanted: Keys) -> Mask:
     """Which rows have one of the keys, which are sorted."""
     mine = keys_of(rows, table.key)
-    found = np.zeros(len(mine), bool)
+    first, found = mine.words[0], np.zeros(len(mine), bool)
     if not len(mine):
         return found
     # Rows mostly lie in the order of their keys: few of a large number are within the range of a piece.
-    begin = np.searchsorted(wanted.words[0], mine.words[0].min())
-    end = np.searchsorted(wanted.words[0], mine.words[0].max(), side="right")
+    begin = np.searchsorted(wanted.words[0], first.min())
+    end = np.searchsorted(wanted.words[0], first.max(), side="right")
     near = Keys(tuple(word[begin:end] for word in wanted.words))
-    found = pc.is_in(pa.array(mine.words[0]), pa.array(near.words[0])).to_numpy(zero_copy_only=False)
+    if (first[1:] > first[:-1]).all():
+        place = np.searchsorted(first, near.words[0])
+        found[place[first[place] == near.words[0]]] = True
+    else:
+        found = pc.is_in(pa.array(first), pa.array(near.words[0])).to_numpy(zero_copy_only=False)
     if len(mine.words) > 1:
         maybe = np.flatnonzero(found)
         found = np.zeros(len(mine), bool)
