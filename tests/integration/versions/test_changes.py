@@ -1,5 +1,7 @@
 """Rows changed directly: what is refused, when it is known, what it costs, and that reading is as of a full rewrite."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,13 @@ def test_an_index_of_keys_that_is_lost_or_damaged_is_made_again(world: World) ->
         done = change(fresh, "账", pa.table({"名": ["名7", "名99"], "次": [7, 99], "额": [1.0, 2.0]}), "upsert")
         assert done.changed >= 1
         assert done.version.rows["账"] == fresh.read(current_only=True)["账"].num_rows == 51
+
+
+def test_tables_that_were_read_are_freed_without_collecting_garbage(world: World) -> None:
+    world.change("户", [{"号": 1, "值": "a"}], "append")
+    gc.disable()
+    try:
+        read = weakref.ref(world.datasets.read(None, ["户"])["户"])
+        assert read() is None
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.backend.datasets.keyfiles import KeyFiles
+from holdfast.backend.datasets.pieces import AT_ONCE, PERIOD_END, Piece, each, gathered, nothing, row_groups
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.ports import Blobs
 from holdfast.backend.store.files import sha256_of_file
@@ -21,16 +23,15 @@ from holdfast.core.prepare import current_states, row_ids, superseded_at
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, SYSTEM_FIELDS, Table
 from holdfast.core.timeline import ALWAYS, NEVER
 from holdfast.core.versions.keys import KeyIndex, Keys, keys_of
-from holdfast.errors import ConflictError, IntegrityError
+from holdfast.errors import IntegrityError
 
 __all__ = ["PERIOD_END", "REMOVED", "PartStore", "Standing", "Stored", "identity_columns", "ranges_of"]
 
 REMOVED = "__removed"
 """Marks a state in which the row is gone; kept in parts only."""
 
-PERIOD_END = "__period_end"
-"""In compacted parts only: the end of the period that delivered each state (int64)."""
-
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 _CACHE_BYTES = 128 << 20
 _SAMPLE = 4096
 
@@ -77,6 +78,14 @@ def ranges_of(rows: pa.Table, columns: Sequence[str]) -> dict[str, list[Any]]:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Rows of a piece that may have several states: `places` int64 [n] in it, and `until` when each ends, or NEVER."""
+
+    places: Ints
+    until: Ints
+
+
 class PartStore:
     """Writes and reads parts over `Blobs`; keeps recently read ones, and checks each part's hash once."""
 
@@ -115,6 +124,17 @@ class PartStore:
             if digest in self._cache:
                 self._cache.move_to_end(digest)
                 return self._cache[digest]
+        rows = pq.read_table(self._file(digest), memory_map=True)
+        self._remember(digest, rows)
+        return rows
+
+    def _pieces(self, part: Part) -> list[Piece]:
+        if part.rows > AT_ONCE:
+            return row_groups(part, self._file(part.digest))
+        return [Piece(part, part.rows, self.read_plain(part.digest))]
+
+    def _file(self, digest: str) -> Path:
+        """A blob's file, of which it is known that it is what was stored."""
         path = self._blobs.path(digest)
         if digest not in self._checked:
             found = sha256_of_file(path)
@@ -124,9 +144,7 @@ class PartStore:
                     hint="Restore it from a backup, or ingest the raw files into a new project.",
                 )  # fmt: skip
             self._checked.add(digest)
-        rows = pq.read_table(path, memory_map=True)
-        self._remember(digest, rows)
-        return rows
+        return path
 
     def _remember(self, digest: str, rows: pa.Table) -> None:
         size = rows.nbytes
@@ -140,17 +158,26 @@ class PartStore:
             while self._cached_bytes > _CACHE_BYTES:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
-    def states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
-        """Every state of the rows of `table` with the system columns, in order of delivery."""
-        pieces = [self.raw_states(table, [part]) for part in parts]
-        states = pa.concat_tables([self.raw_states(table, []), *pieces])
-        until = pa.nulls(states.num_rows, SYSTEM_FIELDS[KNOWN_TO])
-        if any(part.supersedes for part in parts):
-            until = _until(table, parts, pieces, states[KNOWN_FROM])
-        removed = states[REMOVED].combine_chunks()
-        states = states.drop_columns([REMOVED, PERIOD_END])
-        states = states.add_column(states.column_names.index(KNOWN_FROM) + 1, KNOWN_TO, until)
-        return states.filter(pc.invert(removed)) if removed.true_count else states
+    def states(self, table: Table, parts: Sequence[Part], *, current_only: bool = False) -> pa.Table:
+        """Every state of the rows of `table`, or the current ones, with the system columns, in order of delivery."""
+        pieces = [piece for part in parts for piece in self._pieces(part)]
+        ends = _ends(table, pieces)
+
+        def kept(place: int) -> Mask:
+            keep = _present(table, pieces[place])
+            end = ends[place]
+            if current_only and end is not None:
+                keep[end.places] &= end.until == NEVER
+            return keep
+
+        keeps = each(pieces, kept, range(len(pieces)))
+        states = gathered(table.name, _read(table), pieces, keeps)
+        if current_only:
+            until = nothing(len(states), SYSTEM_FIELDS[KNOWN_TO])
+        else:
+            found = each(pieces, lambda place: _until(ends[place], keeps[place]), range(len(pieces)))
+            until = pa.chunked_array([chunk for one in found for chunk in one.chunks], SYSTEM_FIELDS[KNOWN_TO])
+        return states.add_column(len(table.names) + 1, _field(KNOWN_TO), until)
 
     def last(
         self,
@@ -167,11 +194,13 @@ class PartStore:
             chosen: Sequence[Part] = self.standing(table, parts, keys).holders
         else:
             chosen = [part for part in parts if like is None or _overlaps(part.ranges, like)]
-        pieces = [self.raw_states(table, [part]) for part in chosen]
+        pieces = [piece for part in chosen for piece in self._pieces(part)]
+        keeps: list[Mask | None] = [None] * len(pieces)
         if keys is not None:
             wanted = keys_of(_typed_keys(table, keys), table.key)
-            pieces = [piece.filter(pa.array(_among(piece, table, wanted))) for piece in pieces]
-        states = pa.concat_tables([self.raw_states(table, []), *pieces])
+            wanted = wanted.take(wanted.order())
+            keeps = list(each(pieces, lambda piece: _among(_keys(table, piece), table, wanted), pieces))
+        states = gathered(table.name, _stored(table), pieces, keeps)
         if table.key and any(part.supersedes for part in chosen):
             states = states.filter(pa.array(current_states(row_ids([states], table.key)[0])))
         return Stored(
@@ -223,56 +252,88 @@ class PartStore:
 
     def _index(self, table: Table, part: Part) -> KeyIndex:
         def make() -> KeyIndex:
-            states = self.raw_states(table, [part], only_keys=True)
-            return KeyIndex.of(keys_of(states, table.key), states[REMOVED].to_numpy())
+            pieces = self._pieces(part)
+            keys = pa.concat_tables(each(pieces, lambda piece: _keys(table, piece), pieces))
+            present = np.concatenate(each(pieces, lambda piece: _present(table, piece), pieces))
+            return KeyIndex.of(keys_of(keys, table.key), ~present)
 
         return self._keys.index(table, part.digest, make)
 
-    def raw_states(self, table: Table, parts: Sequence[Part], *, only_keys: bool = False) -> pa.Table:
+    def raw_states(self, table: Table, parts: Sequence[Part]) -> pa.Table:
         """States as they are stored, in the table's present schema: columns that a part lacks are null.
 
-        User columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, PERIOD_END; the key and REMOVED with `only_keys`.
+        User columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, PERIOD_END.
         """
-        names = table.key if only_keys else table.names
-        fields = [pa.field(name, table.column(name).dtype.arrow) for name in names]
-        if not only_keys:
-            fields += [pa.field(name, SYSTEM_FIELDS[name]) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW)]
-        schema = pa.schema([*fields, pa.field(REMOVED, pa.bool_())])
-        whole = schema if only_keys else schema.append(pa.field(PERIOD_END, pa.int64()))
-        pieces = []
-        for part in parts:
-            rows = self.read_plain(part.digest)
-            columns = [
-                _widened(table.name, rows, field)
-                if field.name in rows.column_names
-                else pa.nulls(len(rows), field.type)
-                for field in schema
-            ]
-            if not only_keys:
-                each = pa.array(np.full(len(rows), part.period_end, np.int64))
-                columns.append(rows[PERIOD_END] if PERIOD_END in rows.column_names else pa.chunked_array([each]))
-            pieces.append(pa.table(columns, schema=whole))
-        return pa.concat_tables([whole.empty_table(), *pieces])
+        pieces = [piece for part in parts for piece in self._pieces(part)]
+        return gathered(table.name, _stored(table), pieces, [None] * len(pieces))
 
 
-def _until(table: Table, parts: Sequence[Part], pieces: Sequence[pa.Table], known: pa.ChunkedArray) -> pa.Array:
-    """KNOWN_TO of all states: null but for rows that have several, of which one at least is in a superseding part."""
-    keys = [piece.select(table.key) for piece in pieces]
-    again = pa.concat_tables([one for one, part in zip(keys, parts, strict=True) if part.supersedes])
-    if len(again) * 4 < len(known):
-        wanted = keys_of(again, table.key)
-        marks = [
-            np.ones(len(one), bool) if part.supersedes else _among(one, table, wanted)
-            for one, part in zip(keys, parts, strict=True)
-        ]
-        places = np.flatnonzero(np.concatenate(marks))
-    else:
-        places = np.arange(len(known))
-    rows = pa.concat_tables(keys).take(pa.array(places)) if len(places) < len(known) else pa.concat_tables(keys)
-    moments = known.cast(pa.int64()).to_numpy()[places]
-    until = np.full(len(known), NEVER, np.int64)
-    until[places] = superseded_at(row_ids([rows], table.key)[0], moments, NEVER)
-    return pa.array(until, pa.int64(), mask=until == NEVER).cast(SYSTEM_FIELDS[KNOWN_TO])
+def _read(table: Table) -> pa.Schema:
+    fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.names]
+    return pa.schema([*fields, *(_field(name) for name in (KNOWN_FROM, SOURCE_FILE, SOURCE_ROW))])
+
+
+def _stored(table: Table) -> pa.Schema:
+    return _read(table).append(pa.field(REMOVED, pa.bool_())).append(pa.field(PERIOD_END, pa.int64()))
+
+
+def _ends(table: Table, pieces: Sequence[Piece]) -> list[_Ends | None]:
+    """When states of each piece end: only rows are looked at that have a state in a superseding part, by their keys."""
+    superseding = [piece for piece in pieces if piece.part.supersedes]
+    if not superseding:
+        return [None] * len(pieces)
+    again = pa.concat_tables(each(pieces, lambda piece: _keys(table, piece), superseding))
+    like = ranges_of(again, table.key)
+    few = len(again) * 4 < sum(piece.rows for piece in pieces)
+    wanted = keys_of(again, table.key) if few else None
+    if wanted is not None:
+        wanted = wanted.take(wanted.order())
+
+    def marked(piece: Piece) -> tuple[Ints, pa.Table, Ints]:
+        if not _overlaps(piece.part.ranges, like):
+            return np.zeros(0, np.int64), again.slice(0, 0), np.zeros(0, np.int64)
+        keys, places = _keys(table, piece), np.arange(piece.rows)
+        if wanted is not None and not piece.part.supersedes:
+            places = np.flatnonzero(_among(keys, table, wanted))
+            keys = keys.take(pa.array(places))
+        known = piece.column(table.name, _field(KNOWN_FROM)).cast(pa.int64()).to_numpy() if len(places) else places
+        return places, keys, known[places]
+
+    found = each(pieces, marked, pieces)
+    ids = row_ids([keys for _, keys, _ in found], table.key)
+    until = superseded_at(np.concatenate(ids), np.concatenate([known for _, _, known in found]), NEVER)
+    bounds = np.cumsum([len(places) for places, _, _ in found])[:-1]
+    return [
+        _Ends(places, part) if len(places) else None
+        for (places, _, _), part in zip(found, np.split(until, bounds), strict=True)
+    ]
+
+
+def _until(end: _Ends | None, keep: Mask) -> pa.ChunkedArray:
+    """KNOWN_TO of the states of a piece that are kept."""
+    kind = SYSTEM_FIELDS[KNOWN_TO]
+    if end is None or (end.until == NEVER).all():
+        return nothing(int(keep.sum()), kind)
+    values = np.full(len(keep), NEVER, np.int64)
+    values[end.places] = end.until
+    values = values if keep.all() else values[keep]
+    return pa.chunked_array([pa.array(values, pa.int64(), mask=values == NEVER).cast(kind)])
+
+
+def _keys(table: Table, piece: Piece) -> pa.Table:
+    fields = [pa.field(name, table.column(name).dtype.arrow) for name in table.key]
+    return pa.table([piece.column(table.name, field) for field in fields], schema=pa.schema(fields))
+
+
+def _present(table: Table, piece: Piece) -> Mask:
+    """Of the states of a piece: which do not remove their row, bool [n]."""
+    removed = piece.column(table.name, pa.field(REMOVED, pa.bool_()))
+    mask: Mask = pc.invert(removed).to_numpy()
+    return mask
+
+
+def _field(name: str) -> pa.Field:
+    return pa.field(name, SYSTEM_FIELDS[name])
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
@@ -287,28 +348,26 @@ def _typed_keys(table: Table, keys: pa.Table) -> pa.Table:
     return pa.table({name: keys[name].cast(table.column(name).dtype.arrow) for name in table.key})
 
 
-def _among(rows: pa.Table, table: Table, wanted: Keys) -> npt.NDArray[np.bool_]:
-    """Which rows have one of the keys."""
+def _among(rows: pa.Table, table: Table, wanted: Keys) -> Mask:
+    """Which rows have one of the keys, which are sorted."""
     mine = keys_of(rows, table.key)
-    found: npt.NDArray[np.bool_] = pc.is_in(pa.array(mine.words[0]), pa.array(wanted.words[0])).to_numpy(
-        zero_copy_only=False
-    )
+    first, found = mine.words[0], np.zeros(len(mine), bool)
+    if not len(mine):
+        return found
+    # Rows mostly lie in the order of their keys: few of a large number are within the range of a piece.
+    begin = np.searchsorted(wanted.words[0], first.min())
+    end = np.searchsorted(wanted.words[0], first.max(), side="right")
+    near = Keys(tuple(word[begin:end] for word in wanted.words))
+    if (first[1:] > first[:-1]).all():
+        place = np.searchsorted(first, near.words[0])
+        found[place[first[place] == near.words[0]]] = True
+    else:
+        found = pc.is_in(pa.array(first), pa.array(near.words[0])).to_numpy(zero_copy_only=False)
     if len(mine.words) > 1:
         maybe = np.flatnonzero(found)
         found = np.zeros(len(mine), bool)
-        found[maybe] = wanted.take(wanted.order()).holds(mine.take(maybe))
+        found[maybe] = near.holds(mine.take(maybe))
     return found
-
-
-def _widened(table: str, rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-    try:
-        return rows[field.name].cast(field.type)
-    except pa.ArrowInvalid as error:
-        raise ConflictError(
-            f"stored values of this column cannot become {field.type}: {error}",
-            where={"table": table, "column": field.name},
-            hint="Change its type in the project file back.",
-        ) from error
 
 
 def _overlaps(ranges: Mapping[str, list[Any]], like: Mapping[str, list[Any]]) -> bool:

@@ -159,16 +159,19 @@ class Datasets:
         self, schema: Schema, manifest: Manifest, names: Sequence[str], *, current_only: bool
     ) -> dict[str, pa.Table]:
         states: dict[str, pa.Table] = {}
-
-        def of(name: str) -> pa.Table:
-            table = schema.table(name)
-            if name not in states and table.source:
-                states[name] = derive(table, schema.table(table.source), of(table.source))
-            elif name not in states:
-                states[name] = self.parts.states(table, [part for part in manifest if part.table == name])
-            return states[name]
-
-        return {name: _current(of(name)) if current_only else of(name) for name in names}
+        # What others derive from is needed with its history.
+        sources = {table.name for name in names for table in _line(schema, name)[1:]}
+        for name in names:
+            for table in reversed(_line(schema, name)):
+                if table.name in states:
+                    continue
+                if table.source:
+                    states[table.name] = derive(table, schema.table(table.source), states[table.source])
+                else:
+                    parts = [part for part in manifest if part.table == table.name]
+                    alone = current_only and table.name not in sources
+                    states[table.name] = self.parts.states(table, parts, current_only=alone)
+        return {name: _current(states[name]) if current_only else states[name] for name in names}
 
     def files(self, version: str | None = None) -> Files:
         """The raw files that make up a version, in the order of delivery."""
@@ -450,6 +453,14 @@ class Datasets:
                 hint=nearest(version, [*known, *tips(connection)]),
             )
         return row
+
+
+def _line(schema: Schema, name: str) -> list[Table]:
+    """A table, what it derives from, what that derives from, and so on."""
+    line = [schema.table(name)]
+    while line[-1].source:
+        line.append(schema.table(line[-1].source))
+    return line
 
 
 def _current(states: pa.Table) -> pa.Table:
