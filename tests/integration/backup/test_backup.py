@@ -52,6 +52,8 @@ def test_a_restored_project_is_the_project(trained, copied, place, tmp_path):
         assert {p.name: p.read_bytes() for p in (project.root / "data" / "model").iterdir()} == models
         for file in project.data.files():
             assert (project.root / file.path).read_bytes() == (trained[0] / file.path).read_bytes()
+        # The backup was a running job when it looked; a worker here must not make another one.
+        assert [job.kind for job in project.jobs.list(state="running")] == []
         # And it goes on from there.
         deliver(project, 3)
         assert project.data.current().version == "v1.2"

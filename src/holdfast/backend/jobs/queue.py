@@ -173,6 +173,10 @@ class Queue:
             taken = self.leases.take(connection, [f"job:{found.id}"], why)
             if found.state != "running" or not isinstance(taken, Lease):
                 return found
+            if found.cancelled:
+                self._end(connection, found.id, "cancelled", message=why)
+                self.leases.give_back(connection, taken)
+                return self._get(connection, found.id)
             return self.fail(connection, Claim(found, taken), TimeoutError(why), again=True)
 
     def progress(self, job: str, done: int, total: int, message: str) -> None:
