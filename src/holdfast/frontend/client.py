@@ -306,8 +306,12 @@ class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
 
     def schedules(self) -> dict[str, dict[str, Any]]:
         """The schedules of the project file by name: cron, job, arguments, and when each is due `next` (instant)."""
-        due = self._services.schedules.next()
-        return {name: {**one.model_dump(), "next": due[name]} for name, one in self.settings.schedules.items()}
+        schedules = self._services.schedules
+        due = schedules.next()
+        return {
+            name: {"cron": one.cron, "job": one.kind, "arguments": dict(one.arguments), "next": due[name]}
+            for name, one in schedules.wanted.items()
+        }
 
     def _run(
         self,

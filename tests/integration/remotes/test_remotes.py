@@ -78,10 +78,10 @@ def test_only_what_is_missing_moves(origin, remote, tmp_path):
         sent = one.push()
         raw = sum(file.bytes for file in one.data.files() if file.period == "2024-03")
         assert sent.records == {"dataset": 1}
-        assert set(sent.pointers) == {"dataset"}
+        assert set(sent.pointers) == {"branch:main"}
         assert raw < sent.bytes < raw + new.bytes - one.data.get("v1.1").bytes + 20_000
         got = two.pull()
-        assert (got.records, got.pointers) == ({"dataset": 1}, {"dataset": new.id})
+        assert (got.records, got.pointers) == ({"dataset": 1}, {"branch:main": new.id})
         # shops.csv is as it was in February: it was not sent again, and is a file of its own in March.
         assert got.bytes == sent.bytes + (one.root / "data" / "raw" / "2024-03" / "shops.csv").stat().st_size
         assert two.data.current() == new
@@ -169,6 +169,44 @@ def test_data_that_went_two_ways_is_refused_and_brought_as_a_branch(origin, remo
         assert {v.id for v in one.data.list()} == {v.id for v in two.data.list()}
         assert one.data.current().id == two.data.current().id
         assert len({v.version for v in one.data.list()}) == 5
+
+
+def test_data_that_went_two_ways_is_merged(origin, remote, tmp_path):
+    clone(remote, tmp_path / "two")
+    with holdfast.open(origin) as one, holdfast.open(tmp_path / "two") as two:
+        deliver(one, 3, visits=20)
+        deliver(two, 4, visits=30)
+        one.push()
+        with pytest.raises(ConflictError, match="data merge origin/main"):
+            two.pull()
+        two.merge("origin/main")
+        assert two.push().pointers.keys() == {"branch:main"}
+        assert one.pull().pointers == {"branch:main": two.data.current().id}
+        rows = {row["visit_id"] for row in one.data.read(current_only=True)["visits"].to_pylist()}
+        assert {30_000, 40_000} <= rows
+        assert rows == {row["visit_id"] for row in two.data.read(current_only=True)["visits"].to_pylist()}
+
+
+def test_each_branch_goes_where_it_belongs_whichever_is_current(origin, remote, tmp_path):
+    with holdfast.open(origin) as one:
+        main = one.data.current().id
+        one.branch("试")
+        one.data.checkout("试", "try")
+        deliver(one, 3, visits=20)
+        tried = one.data.current().id
+        one.tag("gut")
+        assert one.push().pointers == {"branch:试": tried, "tag:gut": tried}
+        clone(remote, tmp_path / "two")
+        with holdfast.open(tmp_path / "two") as two:
+            assert (two.data.current().id, two.data.refs.current) == (main, "main")
+            assert two.data.refs.branches() == {"main": main, "试": tried}
+            assert two.data.refs.tags() == {"gut": tried}
+            deliver(two, 4, visits=20)
+            two.push()
+            newer = two.data.current().id
+        assert one.pull().pointers == {"branch:main": newer}
+        assert (one.data.current().id, one.data.refs.current) == (tried, "试")
+        assert one.data.refs.branches() == {"main": newer, "试": tried}
 
 
 def test_models_of_one_number_from_two_clones(origin, remote, tmp_path):

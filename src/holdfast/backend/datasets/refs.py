@@ -15,7 +15,7 @@ from holdfast.backend.ports import Clock
 from holdfast.backend.store import Pointers, Store
 from holdfast.errors import ConflictError, InputError, NotFoundError, nearest
 
-__all__ = ["MAIN", "POINTER", "Refs", "named", "tips"]
+__all__ = ["MAIN", "POINTER", "Refs", "current_branch", "named", "tips"]
 
 POINTER = "dataset"
 """The pointer that names the current version."""

@@ -111,11 +111,9 @@ class Queue:
 
     def like(self, connection: sa.Connection, kind: str, arguments: Mapping[str, Any]) -> Job | None:
         """The oldest job of a kind with these very arguments that has not ended."""
-        query = sa.select(jobs).where(
-            jobs.c.kind == kind, jobs.c.state.in_(ACTIVE), jobs.c.arguments == plain(arguments)
-        )
-        row = connection.execute(query.order_by(jobs.c.id).limit(1)).first()
-        return None if row is None else _job(row)
+        query = sa.select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(ACTIVE)).order_by(jobs.c.id)
+        found = (_job(row) for row in connection.execute(query).all())
+        return next((job for job in found if job.arguments == arguments), None)
 
     def _waiting(self, connection: sa.Connection, kinds: Sequence[str]) -> "list[sa.Row[Any]]":
         due = (jobs.c.state == "queued") & (jobs.c.due_at <= self.clock.now())
@@ -299,8 +297,8 @@ Jobs = list[Job]  # `Queue.list` hides the builtin inside the class
 
 
 def plain(value: object) -> str:
-    """Plain data as canonical JSON: equal data, equal text."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    """Plain data as JSON, in its own order: that of labels, for one, means something."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _unforeseen(error: BaseException) -> dict[str, Any]:

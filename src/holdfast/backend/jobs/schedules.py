@@ -51,7 +51,7 @@ class Schedules:
 
     def __init__(self, queue: Queue, wanted: Mapping[str, Schedule], timezone: str) -> None:
         self._queue = queue
-        self._wanted = wanted
+        self.wanted = wanted
         self._timezone = timezone
 
     def tick(self) -> list[Job]:
@@ -63,9 +63,9 @@ class Schedules:
         sent = []
         with self._queue.store.write("schedules") as connection:
             known = {row.name: row for row in connection.execute(sa.select(schedules))}
-            for name in known.keys() - self._wanted.keys():
+            for name in known.keys() - self.wanted.keys():
                 connection.execute(schedules.delete().where(schedules.c.name == name))
-            for name, schedule in self._wanted.items():
+            for name, schedule in self.wanted.items():
                 row = known.get(name)
                 if row is not None and row.cron == schedule.cron and row.next_at > now:
                     continue
@@ -85,11 +85,11 @@ class Schedules:
     def next(self) -> dict[str, int]:
         """When each schedule is due next."""
         now = self._queue.clock.now()
-        return {name: next_time(schedule.cron, now, self._timezone) for name, schedule in self._wanted.items()}
+        return {name: next_time(schedule.cron, now, self._timezone) for name, schedule in self.wanted.items()}
 
     def _changed(self, connection: sa.Connection, now: int) -> bool:
         known = {row.name: (row.cron, row.next_at) for row in connection.execute(sa.select(schedules))}
-        wanted = {name: schedule.cron for name, schedule in self._wanted.items()}
+        wanted = {name: schedule.cron for name, schedule in self.wanted.items()}
         return wanted != {name: cron for name, (cron, _) in known.items()} or any(at <= now for _, at in known.values())
 
     def _newest(self, cron: str, first: int, now: int) -> int:

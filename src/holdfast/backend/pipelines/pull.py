@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.raw import delivery_parts
+from holdfast.backend.datasets.refs import current_branch
 from holdfast.backend.pipelines.push import (
     MOVED,
     RemoteRooms,
@@ -62,7 +63,7 @@ def pull(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
     """Bring what the remote has, then move the pointers that are behind it.
 
     ConflictError when data has gone another way there: what is there was brought all the same, as branch
-    `<remote>/main` (or `<remote>/<branch>`), to be merged. NotFoundError or IntegrityError name what is missing or
+    `<remote>/<branch>` (such as `origin/main`), to be merged. NotFoundError or IntegrityError name what is missing or
     damaged there; then nothing has changed here, and what arrived is not sent again.
     """
     with Leases(rooms.store, rooms.clock).hold([f"remote:{remote}"], doing=f"pull from {vault.place.url}"):
@@ -187,16 +188,18 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
     pointers, lines = Pointers(connection), Lines(connection)
     at, why = rooms.clock.now(), f"pull from {result.remote}"
     bases, seen = read_bases(connection, result.remote), dict(result.there.pointers)
+    current = f"branch:{current_branch(connection)}"
     for name, target in result.there.pointers.items():
-        here = pointers.get(name)
+        own = POINTER if name == current else name
+        here = pointers.get(own)
         if not name.startswith(MOVED) or bases.get(name) == target:
             continue  # nothing new there since it was last seen
         stands = "behind" if here is None else relation(name, here, target, bases.get(name), lines)
         if stands == "behind":
-            pointers.move(name, target, at=at, why=why, expect=here)
+            pointers.move(own, target, at=at, why=why, expect=here)
             result.moved[name] = target
-        elif stands == "apart" and name.startswith((POINTER, "branch:")):
-            branch = f"{result.remote}/{'main' if name == POINTER else name.removeprefix('branch:')}"
+        elif stands == "apart" and name.startswith("branch:"):
+            branch = f"{result.remote}/{name.removeprefix('branch:')}"
             if pointers.get(f"branch:{branch}") != target:
                 pointers.move(f"branch:{branch}", target, at=at, why=why)
             result.apart[name] = branch
@@ -288,9 +291,8 @@ def _compare_files(rooms: RemoteRooms, vault: Vault, result: _Result) -> None:
 
 def _diverged(result: _Result) -> ConflictError:
     name, branch = next(iter(result.apart.items()))
-    what = "the data has" if name == POINTER else f"{name} has"
     return ConflictError(
-        f"{what} gone another way at {result.remote} than here; what is there was brought as branch {branch}",
+        f"the data of {name} has gone another way at {result.remote} than here; it was brought as branch {branch}",
         where={"branch": branch, "also": ", ".join(result.notes)} if result.notes else {"branch": branch},
         hint=f"Bring both together: holdfast data merge {branch}, then: holdfast push",
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import Datasets
+from holdfast.backend.datasets.refs import tips
 from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.pipelines.backup import BackupRooms, needed_blobs
 from holdfast.backend.pipelines.project_text import without_keys
@@ -27,8 +28,8 @@ from holdfast.errors import ConflictError
 
 __all__ = ["MOVED", "RemoteRooms", "Synced", "own_files", "push", "read_bases", "seen_there", "write_bases"]
 
-MOVED = ("dataset", "branch:", "tag:", "model:", "model-tag:")
-"""What the names of pointers begin with that are pushed and pulled."""
+MOVED = ("branch:", "tag:", "model:", "model-tag:")
+"""What names of pointers begin with that are pushed and pulled; every branch is named there, the current one too."""
 _AT_HOME = ("storage", "online", "backup", "remotes")
 """Keys of the project file that say where a project lives: they are no business of other places."""
 
@@ -101,7 +102,8 @@ def _decided(
 ) -> tuple[dict[str, str], set[str], list[str]]:
     """Which pointers of the remote move where, and which are then the same; ConflictError when data is apart."""
     moved, same, notes, lines = {}, set(), [], Lines(connection)
-    for name, here in Pointers(connection).all().items():
+    branches = {f"branch:{name}": target for name, target in tips(connection).items()}
+    for name, here in (Pointers(connection).all() | branches).items():
         # A branch that shows where a remote is, is not a branch of ours.
         if not name.startswith(MOVED) or name.startswith(f"branch:{remote}/"):
             continue
@@ -118,7 +120,7 @@ def _decided(
             )  # fmt: skip
         elif stands == "behind":
             notes.append(f"{name} is further there than here: it stays where it is there")
-    return moved, same, notes
+    return dict(sorted(moved.items())), same, notes
 
 
 @dataclass(frozen=True)

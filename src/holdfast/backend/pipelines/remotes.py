@@ -190,7 +190,7 @@ def relation(name: str, here: str, there: str, base: str | None, lines: Lines) -
             return "ahead"
         if lines.descends(there, here):
             return "behind"
-    if not name.startswith(("dataset", "branch:")):
+    if not name.startswith("branch:"):
         if base == there:
             return "ahead"
         if base == here:

@@ -104,7 +104,7 @@ def prove(backup: Backup, root: Path, store: Store, sources: Sources, received: 
     for target, deployment in sources.deployments.pointers().items():
         predictor = load_predictor(sources.deployments.get(deployment), sources)  # replays the golden rows
         replayed += [f"{target}/{label}" for label in predictor.models]
-    return Proof(backup.id, len(backup.files), len(backup.blobs), received, head.id, tuple(replayed))
+    return Proof(backup.id, len(backup.files), len(backup.blobs), received, head.id, tuple(sorted(replayed)))
 
 
 def _sound(path: Path) -> None:

@@ -256,6 +256,7 @@ def locked(holder: Holder) -> LockedError:
     what = {
         "data": "the data",
         "backup": "the backup",
+        "job": f"job {name}, which does the same,",
         "model": f"the training of {name}",
         "group": f"feature group {name}",
         "job": "this very job",
