@@ -158,7 +158,7 @@ def test_two_at_once_one_is_told(copied, tmp_path):
         assert began.wait(60)
         with (
             holdfast.open(root) as project,
-            pytest.raises(LockedError, match="the backup is held|does the same, is held"),
+            pytest.raises(LockedError, match=r"the backup is held|does the same, is held"),
         ):
             project.backup(tmp_path / "place")
     finally:

@@ -259,7 +259,6 @@ def locked(holder: Holder) -> LockedError:
         "job": f"job {name}, which does the same,",
         "model": f"the training of {name}",
         "group": f"feature group {name}",
-        "job": "this very job",
     }.get(kind, holder.name)
     return LockedError(
         f"{what} is held by process {holder.pid} on {holder.host} since {isoformat(holder.since)} ({holder.doing})",
