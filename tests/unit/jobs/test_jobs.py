@@ -267,3 +267,19 @@ def test_a_child_that_is_told_to_stop_for_long_still_listens() -> None:
         time.sleep(0.01)
     assert listening.is_alive()
     assert stopping.is_set()
+
+
+def test_a_job_that_was_sent_outlives_an_attempt_by_hand_that_fails(engine: Engine) -> None:
+    sent = send(engine, "fail", name="x", how="away", times=1)
+    with pytest.raises(UnavailableError):
+        engine.run("fail", sent.arguments)
+    assert engine.queue.get(sent.id).state == "queued"
+    with pytest.raises(UnavailableError):
+        engine.run("fail", {"name": "y", "how": "away", "times": 1})
+    assert engine.queue.list(limit=1)[0].state == "dead"
+
+
+def test_how_far_a_job_was_at_last_is_recorded_however_fast_it_was(engine: Engine) -> None:
+    engine.run("count", {})
+    job = engine.queue.list()[0]
+    assert (job.state, job.done, job.total, job.message) == ("done", 3, 3, "三")

@@ -302,6 +302,8 @@ def plain(value: object) -> str:
 
 
 def _unforeseen(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"code": "interrupted", "message": "stopped by hand (Ctrl-C)", "where": {}, "hint": None}
     return {"code": "unforeseen", "message": f"{type(error).__name__}: {error}", "where": {}, "hint": None}
 
 
