@@ -8,13 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import holdfast
-from holdfast.backend.store import Audit
-from holdfast.errors import ConfigError, ConflictError, FileError, IntegrityError, NotFoundError
+from holdfast.backend.store import Audit, Leases
+from holdfast.errors import ConfigError, ConflictError, FileError, IntegrityError, LockedError, NotFoundError
 from holdfast.frontend.backups import restore, verify_backup
 
 from .world import answers, deliver, make, storage
@@ -335,6 +336,18 @@ def test_a_restore_that_dies_while_it_erases_leaves_no_project(copied, place, tm
     restore(place, tmp_path / "old", backup=first)
     with holdfast.open(tmp_path / "old") as project:
         assert "5" not in {str(key) for key in project.rows("shops")["shop_id"].to_pylist()}
+
+
+def test_nobody_is_erased_under_a_backup_or_push(copied):
+    with copied() as project:
+        leases = Leases(project._services.store, project._services.clock)
+        with (
+            leases.hold(["backup"], doing="backup"),
+            ThreadPoolExecutor(1) as elsewhere,
+            pytest.raises(LockedError, match="the backup is held"),
+        ):
+            elsewhere.submit(project.erase, "shops", "5", "asked").result()
+        assert project.erase("shops", "5", "asked").rows
 
 
 def test_a_wrong_place_is_not_recorded(copied):
