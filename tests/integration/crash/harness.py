@@ -179,9 +179,9 @@ def sample(points: Sequence[str], count: int) -> list[str]:
     others = [point for point in killable(points) if not point.startswith("commit")]
 
     def spread(some: list[str], n: int) -> list[str]:
-        return some if len(some) <= n else [some[round(k * (len(some) - 1) / (n - 1))] for k in range(n)]
+        return some if len(some) <= n else [some[round(k * (len(some) - 1) / max(n - 1, 1))] for k in range(n)]
 
-    return spread(commits, count) + spread(others, count // 2)
+    return spread(commits, count) + spread(others, max(count // 2, 1))
 
 
 def difference(found: Any, wanted: Any, at: str = "") -> Sequence[str]:

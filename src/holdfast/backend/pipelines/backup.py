@@ -75,37 +75,51 @@ class Backup:
 
 
 def back_up(
-    rooms: BackupRooms, vault: Vault, *, note: str = "", keep: int | None = None, progress: Progress | None = None
+    rooms: BackupRooms,
+    vault: Vault,
+    *,
+    note: str = "",
+    keep: int | None = None,
+    progress: Progress | None = None,
+    identity: str | None = None,
 ) -> Backup:
     """Make one backup, then remove all but the newest `keep`, with the blobs that only they used.
 
+    With `identity`, its id, a repeat after a crash goes on with what is there: one that is whole is not made again.
     FileError, NotFoundError or IntegrityError name a file of the project that is missing or damaged; LimitError when
     there is no room; ConflictError when another project's backups are there. Then there is no new backup.
     """
-    leases = Leases(rooms.store, rooms.clock)
-    with leases.hold(["backup"], doing=f"backup to {vault.place.url}"):
-        others = {one.project for one in list_backups(vault) if not one.fault} - {rooms.project}
+    identity = identity or new_id("backup", rooms.clock.now())
+    with Leases(rooms.store, rooms.clock).hold(["backup"], doing=f"backup to {vault.place.url}"):
+        there = list_backups(vault)
+        others = {one.project for one in there if not one.fault} - {rooms.project}
         if others:
             raise ConflictError(
                 f"the backups there are of project {sorted(others)[0]!r}", where={"place": vault.place.url},
                 hint="Give each project a folder of its own.",
             )  # fmt: skip
-        with scratch_folder(rooms.layout.private / "tmp" / "backup") as scratch:
-            made = _collected(rooms, vault, scratch, note, progress or _silent)
-        text = _manifest(made)
-        crash_point("backup manifest: before")
-        if not vault.place.put_new(f"{_FOLDER}/{made.id}.json", text):
-            raise ConflictError(f"there is a backup {made.id} already", hint="Repeat the command.")
-        crash_point("backup manifest: after")
-        with rooms.store.write("note backup") as connection:
-            details = {"manifest": sha256_of(text), "audit": asdict(made.audit)}
-            Audit(connection).append(
-                "backup", vault.place.url, at=rooms.clock.now(), after=made.id, details=details
-            )  # fmt: skip
+        made = next((one for one in there if one.id == identity and not one.fault), None)
+        if made is None:
+            with scratch_folder(rooms.layout.private / "tmp" / "backup") as scratch:
+                made = _collected(rooms, vault, scratch, (identity, note), progress or _silent)
+            crash_point("backup manifest: before")
+            if not vault.place.put_new(f"{_FOLDER}/{made.id}.json", _manifest(made)):
+                raise ConflictError(f"there is a backup {made.id} already", hint="Repeat the command.")
+            crash_point("backup manifest: after")
+        _noted(rooms, vault, made)
         keep_erasures(rooms, vault)
         if keep is not None:
             _retain(vault, keep)
     return made
+
+
+def _noted(rooms: BackupRooms, vault: Vault, made: Backup) -> None:
+    """Write the audit entry of a backup, once."""
+    with rooms.store.write("note backup") as connection:
+        log, url = Audit(connection), vault.place.url
+        if not any(entry.after == made.id for entry in log.entries(object=url, since=made.made_at)):
+            details = {"manifest": sha256_of(_manifest(made)), "audit": asdict(made.audit)}
+            log.append("backup", url, at=rooms.clock.now(), after=made.id, details=details)
 
 
 def keep_erasures(rooms: BackupRooms, vault: Vault) -> None:
@@ -192,9 +206,9 @@ class _Snapshot:
     raw: Sequence[tuple[str, str, int]]
 
 
-def _collected(rooms: BackupRooms, vault: Vault, scratch: Path, note: str, progress: Progress) -> Backup:
-    now = rooms.clock.now()
-    made = Backup(new_id("backup", now), now, rooms.project, __version__, note=note)
+def _collected(rooms: BackupRooms, vault: Vault, scratch: Path, said: tuple[str, str], progress: Progress) -> Backup:
+    (identity, note), now = said, rooms.clock.now()
+    made = Backup(identity, now, rooms.project, __version__, note=note)
     files: dict[str, Stored] = {}
     progress(0, 4, "prediction log and online vectors")
     with suppress(sqlite3.Error, OSError):  # then they wait where they are
@@ -337,8 +351,7 @@ def _retain(vault: Vault, keep: int) -> None:
         crash_point("remove backup: before")
         vault.place.delete(f"{_FOLDER}/{old.id}.json")
         crash_point("remove backup: after")
-    if len(found) <= keep:
-        return
+    # Also when none was removed now: an earlier run may have died before this.
     used = {digest for one in found[-keep:] for digest in one.blobs}
     used |= {piece for one in found[-keep:] for stored in one.files.values() for piece in stored.pieces}
     if any(one.fault for one in list_backups(vault)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.backend.jobs import Engine, Handler, Queue, Running
 from holdfast.backend.pipelines.rooms import Rooms
-from holdfast.backend.records import DatasetVersion
+from holdfast.backend.records import DatasetVersion, new_id
 from holdfast.backend.settings import Settings
 from holdfast.backend.store import actor
 from holdfast.core.features.primitives import Primitive
@@ -226,9 +226,10 @@ def _backup(rooms: PipelineRooms, running: Running, given: Arguments) -> "Backup
 
     rooms.registry.sync()
     keep = given.get("keep") or rooms.settings.backup.keep
+    identity = running.step("identity", lambda: new_id("backup", rooms.clock.now()))
     return back_up(
         rooms.backup_rooms, rooms.vault(given.get("to")),
-        note=given.get("note", ""), keep=keep, progress=running.progress,
+        note=given.get("note", ""), keep=keep, progress=running.progress, identity=identity,
     )  # fmt: skip
 
 
