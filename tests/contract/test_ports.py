@@ -98,6 +98,11 @@ class TestS3Place(PlaceContract):
             S3Place(f"s3://nobody-made-this?endpoint={s3_endpoint}").put("a", b"")
         with pytest.raises(ConfigError, match="nothing that the URL"):
             S3Place(f"{s3_url}&secret=x")
+        with pytest.raises(ConfigError, match="names no bucket"):
+            S3Place("s3://")
+        with pytest.raises(ConfigError, match="holds credentials") as told:
+            S3Place("s3://key:hush@bucket/folder")
+        assert "hush" not in str(told.value.to_dict())
 
     def test_a_server_that_is_away_is_unavailable(self, s3_url, monkeypatch):
         import holdfast.backend.adapters.places3 as module

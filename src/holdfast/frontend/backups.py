@@ -40,6 +40,7 @@ class BackupVerbs:
         by hand in data/model become a version first.
         """
         place = to if to is None or "://" in str(to) else Path(to).absolute()
+        self._services.vault(place)  # refused before it is recorded: a wrong URL may hold a secret
         arguments = {"to": None if place is None else str(place), "note": note, "keep": keep}
         made: Backup = self._run("backup", arguments, "create", progress=progress)
         return made
@@ -145,10 +146,13 @@ def restore(
     root = Path(into).resolve()
     storage = {key: value for key, value in (("database", database), ("blobs", blobs)) if value is not None}
     with empty_place(root) as folder:
-        _filled(vault, found, folder, storage).close()
+        services = _filled(vault, found, folder, storage)
+        try:
+            _erased_again(vault, services)  # before the place can be used: a crash must not leave them there
+        finally:
+            services.close()
     services = Services(root)
     try:
-        _erased_again(vault, services)
         services.datasets.refresh_face()
         services.registry.refresh()
     finally:

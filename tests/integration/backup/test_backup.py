@@ -1,18 +1,21 @@
 """Backups: complete, incremental, proven by restoring; and what they say when something is wrong."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import holdfast
-from holdfast.backend.store import Audit
-from holdfast.errors import ConflictError, FileError, IntegrityError, NotFoundError
+from holdfast.backend.store import Audit, Leases
+from holdfast.errors import ConfigError, ConflictError, FileError, IntegrityError, LockedError, NotFoundError
 from holdfast.frontend.backups import restore, verify_backup
 
 from .world import answers, deliver, make, storage
@@ -52,6 +55,8 @@ def test_a_restored_project_is_the_project(trained, copied, place, tmp_path):
         assert {p.name: p.read_bytes() for p in (project.root / "data" / "model").iterdir()} == models
         for file in project.data.files():
             assert (project.root / file.path).read_bytes() == (trained[0] / file.path).read_bytes()
+        # The backup was a running job when it looked; a worker here must not make another one.
+        assert [job.kind for job in project.jobs.list(state="running")] == []
         # And it goes on from there.
         deliver(project, 3)
         assert project.data.current().version == "v1.2"
@@ -315,6 +320,44 @@ def test_whoever_was_erased_after_a_backup_is_erased_again_by_a_restore(
         assert project.rows("visits").num_rows == before - gone
         assert "5" not in {str(key) for key in project.rows("shops")["shop_id"].to_pylist()}
         assert [found for found in project.check(deep=True) if found.level == "broken"] == []
+
+
+def test_a_restore_that_dies_while_it_erases_leaves_no_project(copied, place, tmp_path):
+    with copied() as project:
+        project.backup(place)
+        project.erase("shops", "5", "asked")
+        project.backup(place)
+        first = project.backups(place)[0].id
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOLDFAST_CRASH": "commit erase: before#1"}
+    command = [sys.executable, "-m", "holdfast", "restore", str(place), str(tmp_path / "old"), "--id", first]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "old").exists()
+    restore(place, tmp_path / "old", backup=first)
+    with holdfast.open(tmp_path / "old") as project:
+        assert "5" not in {str(key) for key in project.rows("shops")["shop_id"].to_pylist()}
+
+
+def test_nobody_is_erased_under_a_backup_or_push(copied):
+    with copied() as project:
+        leases = Leases(project._services.store, project._services.clock)
+        with (
+            leases.hold(["backup"], doing="backup"),
+            ThreadPoolExecutor(1) as elsewhere,
+            pytest.raises(LockedError, match="the backup is held"),
+        ):
+            elsewhere.submit(project.erase, "shops", "5", "asked").result()
+        assert project.erase("shops", "5", "asked").rows
+
+
+def test_a_wrong_place_is_not_recorded(copied):
+    with copied() as project:
+        before = project.jobs.list()
+        with pytest.raises(ConfigError):
+            project.backup("s3://key:hush@bucket/folder")
+        with pytest.raises(ConfigError, match="it is not said where"):
+            project.backup()
+        assert project.jobs.list() == before
 
 
 def test_a_backup_is_a_job_and_a_schedule_sends_it(copied, tmp_path):

@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 import holdfast
+from holdfast.backend.adapters.placefolder import FolderPlace
+from holdfast.backend.pipelines.remotes import newest_state, write_state
+from holdfast.backend.pipelines.vault import REMOTE, Vault
 from holdfast.backend.store import Audit, Pointers
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotFoundError
 from holdfast.frontend.backups import clone, restore, verify_backup
@@ -54,6 +58,8 @@ def test_a_clone_is_the_project(origin, remote, trained, tmp_path):
         assert other.models.runs() == one.models.runs()
         assert [m.id for m in other.features.matrices()] == [m.id for m in one.features.matrices()]
         assert other.data.read()["visits"].equals(one.data.read()["visits"])
+        # Matrices do not go along: that is told, and nothing is broken.
+        assert [(found.level, found.object.split()[0]) for found in other.check(deep=True)] == [("behind", "matrix")]
         for file in one.data.files():
             assert (other.root / file.path).read_bytes() == (one.root / file.path).read_bytes()
         assert {p.name: p.read_bytes() for p in (other.root / "data" / "model").iterdir()} == {
@@ -368,6 +374,19 @@ def test_what_is_wrong_is_said(origin, remote, copied, tmp_path):
     add_remote(other, remote)
     with holdfast.open(other) as project, pytest.raises(ConflictError, match="of project '餐厅检查'"):
         project.push()
+
+
+@pytest.mark.parametrize("remote", ["folder"], indirect=True)
+def test_a_remote_cannot_write_outside_of_the_project(origin, remote, tmp_path):
+    vault = Vault(FolderPlace(Path(remote)), REMOTE)
+    there = newest_state(vault)
+    evil = vault.keep_bytes(b"evil")
+    write_state(vault, replace(there, files={**there.files, "../escaped": evil}))
+    with holdfast.open(origin) as project, pytest.raises(IntegrityError, match="outside of the project"):
+        project.pull()
+    with pytest.raises(IntegrityError, match="outside of the project"):
+        clone(remote, tmp_path / "into")
+    assert list(tmp_path.rglob("escaped*")) == []
 
 
 @pytest.mark.parametrize("remote", ["folder"], indirect=True)

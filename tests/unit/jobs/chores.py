@@ -82,6 +82,11 @@ def fail(_running: Running, arguments: Mapping[str, Any]) -> Any:
     return tries
 
 
+def count_to_three(running: Running, _arguments: Mapping[str, Any]) -> Any:
+    for number, word in enumerate("一二三", 1):
+        running.progress(number, 3, word)
+
+
 def _handler(run: Callable[[Running, Mapping[str, Any]], Any], timeout: float = 60) -> Handler:
     return Handler(run, plain=lambda made: made, again=lambda kept: kept, timeout=timeout, attempts=3)
 
@@ -90,6 +95,7 @@ HANDLERS = {
     "deposit": _handler(deposit),
     "sleep": _handler(sleep),
     "fail": _handler(fail),
+    "count": _handler(count_to_three),
     "hang": _handler(hang),
     "nap": _handler(hang, 0.5),
 }

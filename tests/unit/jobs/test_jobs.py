@@ -1,5 +1,6 @@
 """The engine: each effect once, whatever dies; retries, caps, cancel, timeouts, takeover; on every database."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from holdfast.backend.jobs import Engine
-from holdfast.backend.jobs.worker import work
+from holdfast.backend.jobs.worker import _listen, work
 from holdfast.backend.records import Job
 from holdfast.backend.store import Audit, Pointers, Store
 from holdfast.errors import ConflictError, InputError, LockedError, NotFoundError, UnavailableError
@@ -169,7 +171,8 @@ def test_cancel_and_timeout_kill_the_child(engine: Engine) -> None:
     canceller.start()
     assert work(chores.opened, processes=2, drain=True) == 4
     canceller.join()
-    assert engine.queue.get(long.id).state == "cancelled"
+    cancelled = engine.queue.get(long.id)
+    assert (cancelled.state, cancelled.message, cancelled.error) == ("cancelled", "cancelled", None)
     dead = engine.queue.get(short.id)
     assert (dead.state, dead.attempts) == ("dead", 3)
     assert dead.error is not None
@@ -224,3 +227,59 @@ def test_a_worker_that_cannot_open_its_project_says_so(engine: Engine) -> None:
     send(engine, "deposit", name="x")
     with pytest.raises(UnavailableError, match="5 times in a row"):
         work(chores.opened_by_parents_only, drain=True)
+
+
+def test_a_process_of_the_same_number_elsewhere_costs_no_child(engine: Engine) -> None:
+    """On a shared database the number of a process says nothing without its machine."""
+    mine, theirs = send(engine, "sleep", name="mine", seconds=1), send(engine, "elsewhere", name="theirs")
+
+    def pose() -> None:
+        while not chores.count("sleep mine"):
+            time.sleep(0.02)
+        child = int((Path(os.environ[chores.FOLDER]) / "sleep mine").read_text())
+        with engine.queue.store.write("test") as connection:
+            engine.queue.claim_one(connection, theirs.id)
+            values = {"pid": child, "process": "another machine/1", "host": "elsewhere"}
+            of = sa.text("UPDATE leases SET pid = :pid, process = :process, host = :host WHERE name = :name")
+            connection.execute(of, {**values, "name": f"job:{theirs.id}"})
+            connection.execute(sa.text("UPDATE jobs SET cancelled = true WHERE id = :id"), {"id": theirs.id})
+        while engine.queue.get(mine.id).state == "running":
+            time.sleep(0.02)
+        with engine.queue.store.write("test") as connection:
+            connection.execute(sa.text("UPDATE jobs SET state = 'cancelled' WHERE id = :id"), {"id": theirs.id})
+
+    poser = threading.Thread(target=pose)
+    poser.start()
+    assert work(chores.opened, drain=True) == 0
+    poser.join()
+    assert (engine.queue.get(mine.id).state, engine.queue.get(mine.id).attempts) == ("done", 1)
+
+
+def test_a_child_that_is_told_to_stop_for_long_still_listens() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    stopping = threading.Event()
+    listening = threading.Thread(target=_listen, args=(theirs, stopping), daemon=True)
+    listening.start()
+    for _ in range(sys.getrecursionlimit() + 100):
+        mine.send("stop")
+    while theirs.poll():
+        assert listening.is_alive()
+        time.sleep(0.01)
+    assert listening.is_alive()
+    assert stopping.is_set()
+
+
+def test_a_job_that_was_sent_outlives_an_attempt_by_hand_that_fails(engine: Engine) -> None:
+    sent = send(engine, "fail", name="x", how="away", times=1)
+    with pytest.raises(UnavailableError):
+        engine.run("fail", sent.arguments)
+    assert engine.queue.get(sent.id).state == "queued"
+    with pytest.raises(UnavailableError):
+        engine.run("fail", {"name": "y", "how": "away", "times": 1})
+    assert engine.queue.list(limit=1)[0].state == "dead"
+
+
+def test_how_far_a_job_was_at_last_is_recorded_however_fast_it_was(engine: Engine) -> None:
+    engine.run("count", {})
+    job = engine.queue.list()[0]
+    assert (job.state, job.done, job.total, job.message) == ("done", 3, 3, "三")

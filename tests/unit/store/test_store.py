@@ -3,6 +3,8 @@
 import importlib
 import multiprocessing
 import pkgutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from alembic.script import ScriptDirectory
 import holdfast.backend
 from holdfast.backend.store import Pointers, Store, metadata
 from holdfast.backend.store.migrations import HEAD
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, LockedError
 
 
 def store_in(folder: Path) -> Store:
@@ -122,4 +124,18 @@ def test_four_writers_lose_nothing_and_never_meet_a_locked_database(tmp_path: Pa
     assert [process.exitcode for process in processes] == [0] * 4
     with store.read() as connection:
         assert Pointers(connection).get("count") == "100"
+    store.close()
+
+
+def test_a_program_that_never_lets_go_of_the_database_is_told_of_in_words(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store.upgrade()
+    sa.event.listen(store.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=50"))
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "库" / "holdfast.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LockedError, match="another program holds"), store.write("test"):
+            pass
+    with store.write("test") as connection:
+        Pointers(connection).move("data", "a", at=1, why="free again")
     store.close()

@@ -37,6 +37,11 @@ class S3Place:
         parts = urlsplit(url)
         self._bucket, self._folder = parts.netloc, parts.path.strip("/")
         self._options = dict(parse_qsl(parts.query))
+        if not self._bucket or "@" in self._bucket:  # never repeated: it may hold a secret
+            raise ConfigError(
+                "the URL of a bucket names no bucket" if not self._bucket else "the URL of a bucket holds credentials",
+                hint="It is s3://bucket/folder. Credentials: AWS_ACCESS_KEY_ID and the like.",
+            )
         if unknown := sorted(set(self._options) - _KEYS):
             raise ConfigError(
                 f"{unknown[0]!r} is nothing that the URL of a bucket can say", where={"url": self.url},

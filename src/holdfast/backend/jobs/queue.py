@@ -171,6 +171,10 @@ class Queue:
             taken = self.leases.take(connection, [f"job:{found.id}"], why)
             if found.state != "running" or not isinstance(taken, Lease):
                 return found
+            if found.cancelled:
+                self._end(connection, found.id, "cancelled", message=why)
+                self.leases.give_back(connection, taken)
+                return self._get(connection, found.id)
             return self.fail(connection, Claim(found, taken), TimeoutError(why), again=True)
 
     def progress(self, job: str, done: int, total: int, message: str) -> None:
@@ -298,6 +302,8 @@ def plain(value: object) -> str:
 
 
 def _unforeseen(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"code": "interrupted", "message": "stopped by hand (Ctrl-C)", "where": {}, "hint": None}
     return {"code": "unforeseen", "message": f"{type(error).__name__}: {error}", "where": {}, "hint": None}
 
 

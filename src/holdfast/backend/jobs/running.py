@@ -36,6 +36,7 @@ class Running:
         self._claim = claim
         self._progress = progress
         self._told = 0.0
+        self._last: tuple[int, int, str] | None = None
 
     def step(self, name: str, do: Callable[[], Any], *, version: int = 1) -> Any:
         """The result (plain data) of a step: of an earlier attempt, if that did it, else of `do()`, now.
@@ -72,11 +73,17 @@ class Running:
 
     def progress(self, done: int, total: int, message: str) -> None:
         """Tell how far it is. Raises when the job was cancelled."""
+        self._last = (done, total, message)
         if self._progress is not None:
             self._progress(done, total, message)
         if time.monotonic() - self._told >= _TELL_EVERY:
             self._told = time.monotonic()
-            self._queue.progress(self.job.id, done, total, message)
+            self.tell()
+
+    def tell(self) -> None:
+        """Record how far it was at last."""
+        if self._last is not None:
+            self._queue.progress(self.job.id, *self._last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,8 @@ class Engine:
             claim = self.queue.claim_one(connection, job.id)
         if claim is not None:
             with patient(wait):
-                return self._attend(claim, progress, again=False)
+                # One that was sent is not lost by an attempt that failed here: a worker tries it again.
+                return self._attend(claim, progress, again=known is not None)
         return handler.again(self._follow(job, progress, deadline))
 
     def work(self, kinds: tuple[str, ...] | None = None) -> Job | None:
@@ -161,6 +169,7 @@ class Engine:
                 with fenced(_NotCancelled(job.id)), explained("the project"):
                     made = handler.run(running, job.arguments)
                     with store.write("end job") as connection:
+                        running.tell()
                         self.queue.finish(connection, claim, handler.plain(made))
             except BaseException as error:
                 # Losing the lease forbids this write too: then somebody else has the job, and tells its end.

@@ -128,7 +128,8 @@ def _kill_overdue(engine: Engine, children: list[_Child]) -> int:
     killed = 0
     for holder in engine.leases.holders("job:"):
         child = mine.get(holder.pid)
-        if child is None or holder.gone():
+        # Another machine may have a process of the same number.
+        if child is None or not holder.here() or holder.gone():
             continue
         job = engine.queue.get(holder.name.removeprefix("job:"))
         why = _overdue(engine, job)
@@ -166,12 +167,12 @@ def _run_child(open_: Callable[[], Opened], pipe: Connection, drain: bool) -> No
 
 
 def _listen(pipe: Connection, stopping: threading.Event) -> None:
-    try:
-        pipe.recv()
-    except (EOFError, OSError):
-        os._exit(3)  # the parent is gone: what runs is taken up by somebody who can be stopped
-    stopping.set()
-    _listen(pipe, stopping)
+    while True:
+        try:
+            pipe.recv()
+        except (EOFError, OSError):
+            os._exit(3)  # the parent is gone: what runs is taken up by somebody who can be stopped
+        stopping.set()
 
 
 class _Signals:

@@ -217,7 +217,7 @@ def _collected(rooms: BackupRooms, vault: Vault, scratch: Path, said: tuple[str,
         if (rooms.layout.root / name).is_file():
             files[name] = vault.keep_pieces(_copied(rooms.layout.root / name, scratch))
     progress(1, 4, "records")
-    snapshot = _snapshot(rooms.store, scratch / "records.db")
+    snapshot = _snapshot(rooms.store, scratch / "records.db", now)
     files[RECORDS] = vault.keep_pieces(scratch / "records.db")
     progress(2, 4, "parts, models and matrices")
     blobs = _blobs(rooms.blobs, vault, snapshot.needed)
@@ -237,7 +237,7 @@ def _collected(rooms: BackupRooms, vault: Vault, scratch: Path, said: tuple[str,
     )
 
 
-def _snapshot(store: Store, path: Path) -> _Snapshot:
+def _snapshot(store: Store, path: Path, now: int) -> _Snapshot:
     """Write the records of one moment as an SQLite file, and say what they need."""
     copy = Store(f"sqlite:///{path}")
     try:
@@ -253,9 +253,19 @@ def _snapshot(store: Store, path: Path) -> _Snapshot:
                 raw=[(row.path, row.sha256, row.bytes) for row in raw],
             )
             copy_records(connection, copy)
+            _without_itself(copy, now)
     finally:
         copy.close()
     return snapshot
+
+
+def _without_itself(copy: Store, now: int) -> None:
+    """End the backup under way in the copy: a worker of a restored project must not take it over."""
+    jobs = metadata.tables["jobs"]
+    with copy.write("end backup") as connection:
+        itself = (jobs.c.kind == "backup") & (jobs.c.state == "running")
+        values = {"state": "cancelled", "ended_at": now, "message": "it made the backup that this was restored from"}
+        connection.execute(jobs.update().where(itself).values(**values))
 
 
 def _copied(path: Path, scratch: Path) -> Path:

@@ -62,12 +62,14 @@ def erase(
 
     `drop_raw` empties raw files as a whole whose rows cannot be emptied one by one; without it they are refused
     (FileError names the file). NotFoundError when nothing of the person is there. LockedError while data are imported,
-    models trained or groups materialised. The message of no error holds the key.
+    models trained, groups materialised, or a backup or push is under way. The message of no error holds the key.
     """
     if not reason.strip():
         raise InputError("an erasure needs a reason", hint="Give it with --reason: it is all that the record says.")
     names = [f"model:{version.model}" for version in rooms.registry.current()]
     names += [f"group:{name}" for name in rooms.groups.names]
+    # A backup or push under way has noted files that would vanish under it.
+    names += ["backup", *(f"remote:{name}" for name in rooms.settings.remotes)]
     with Leases(rooms.store, rooms.clock).hold(["data", *names], doing="erase"), rooms.datasets.changing("erase"):
         finish(rooms)
         text = spelled(Shape.of(rooms), table, key)

@@ -24,6 +24,7 @@ __all__ = ["Finding", "Tables", "blob_findings", "face_findings", "raw_findings"
 Tables = Mapping[str, list[dict[str, Any]]]
 """All records: the rows of each table of the database."""
 _INCOMING = ".incoming-"
+_MATRIX = "matrix "
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,13 @@ def blob_findings(rooms: Rooms, tables: Tables, *, deep: bool) -> Iterator[Findi
     there = set(rooms.blobs) if named else set()
     for digest in sorted(named.keys() - there):
         # Asked again by itself: a listing of a store that others write to is no snapshot.
-        if not rooms.blobs.has(digest):
+        if rooms.blobs.has(digest):
+            continue
+        if all(one.startswith(_MATRIX) for one in named[digest]):
+            yield Finding(
+                "behind", _list(named[digest]), "its rows are not here, as in a clone; made again when needed"
+            )
+        else:
             yield Finding("broken", _list(named[digest]), f"its blob {digest} is gone")
     if not deep:
         return
@@ -80,7 +87,7 @@ def _named_blobs(tables: Tables) -> dict[str, set[str]]:
         if row["quarantine"] and row["id"] in known:
             named[row["quarantine"]].add(f"quarantine of dataset {row['version']}")
     for row in tables["matrices"]:
-        named[row["sha256"]].add(f"matrix {row['id'][:12]}")
+        named[row["sha256"]].add(f"{_MATRIX}{row['id'][:12]}")
     for row in tables["materialisations"]:
         named[row["sha256"]].add(f"materialisation {row['id']}")
     for row in tables["model_versions"]:

@@ -41,7 +41,7 @@ from holdfast.backend.store import Audit, Leases, Pointers, metadata
 from holdfast.backend.store.disk import disk_errors
 from holdfast.backend.store.files import place, sha256_of, sha256_of_file, write_whole
 from holdfast.backend.store.portable import insert_rows
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, IntegrityError
 
 __all__ = ["pull"]
 
@@ -277,6 +277,8 @@ def _compare_files(rooms: RemoteRooms, vault: Vault, result: _Result) -> None:
     with rooms.store.read() as connection:
         bases = read_bases(connection, remote)
     for name, digest in there.files.items():
+        if name != Path(name).name:
+            raise IntegrityError("the remote names a file outside of the project", where={"file": name})
         if digest in (own.get(name), bases.get(f"file:{name}")):
             continue
         beside = f"{name}.{remote}"

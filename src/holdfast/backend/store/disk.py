@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from holdfast.errors import ConflictError, FileError, HoldfastError, LimitError
+from holdfast.errors import ConflictError, FileError, HoldfastError, LimitError, LockedError
 
 __all__ = ["disk_errors", "explained"]
 
@@ -37,7 +37,8 @@ def disk_errors(path: Path, hint: str = "Check path and rights, then repeat.") -
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Raise LimitError where the disk is full and ConflictError where it may not be written; name the file.
+    """Raise LimitError where the disk is full, ConflictError where it may not be written, LockedError where somebody
+    keeps the database from being written for too long; name the file.
 
     `where` is named when the system names no file. Other errors leave as they are.
     """
@@ -49,6 +50,11 @@ def explained(where: str) -> Iterator[None]:
             raise
         raise said from error
     except sa.exc.OperationalError as error:
+        if "database is locked" in str(error.orig):
+            raise LockedError(
+                "another program holds the metadata database, and did not let go of it", where={"file": where},
+                hint="Nothing was changed. Look which one has the file open (a database browser?), then repeat.",
+            ) from error  # fmt: skip
         number = next((number for text, number in _SAID.items() if text in str(error.orig)), None)
         said = _explanation(number, where)
         if said is None:

@@ -83,10 +83,13 @@ class Holder:
     fence: int
     beat: int
 
+    def here(self) -> bool:
+        """Whether its process is, or was, one of this machine, where numbers of processes can be compared."""
+        return self.process.partition("/")[0] == _machine()
+
     def gone(self) -> bool:
         """Whether its process is known to have ended: only processes of this machine can be looked at."""
-        machine, _, started = self.process.partition("/")
-        return machine == _machine() and _started(self.pid) != started
+        return self.here() and _started(self.pid) != self.process.partition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,7 @@ def locked(holder: Holder) -> LockedError:
     return LockedError(
         f"{what} is held by process {holder.pid} on {holder.host} since {isoformat(holder.since)} ({holder.doing})",
         where={"lease": holder.name, "pid": holder.pid, "host": holder.host, "since": isoformat(holder.since)},
-        hint="Wait until it ends (--wait SECONDS), or stop that process: the lease then frees itself.",
+        hint="Wait until it ends (ingest, train: --wait SECONDS), or stop that process: the lease then frees itself.",
     )
 
 
