@@ -51,6 +51,9 @@ class Services:
     def __init__(self, root: Path, *, log: bool = True) -> None:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
+        self.reader: Callable[[], AbstractContextManager[Reader]] = file_reader
+        # Every prediction that was made: a file of its own, so that writing it blocks nothing.
+        self.prediction_log = self.layout.private / "predictions.db"
         if log:
             with explained(str(self.layout.logs)):
                 start_logging(self.layout.logs)
@@ -188,11 +191,6 @@ class Services:
             clock=self.clock,
         )
 
-    @property
-    def prediction_log(self) -> Path:
-        """Every prediction that was made: a file of its own, so that writing it blocks nothing."""
-        return self.layout.private / "predictions.db"
-
     @cached_property
     def service(self) -> "Service":
         """Predictions within this process."""
@@ -228,11 +226,6 @@ class Services:
         from holdfast.backend.pipelines.handlers import handlers
 
         return Engine(Queue(self.store, self.clock), handlers(self))
-
-    @property
-    def reader(self) -> "Callable[[], AbstractContextManager[Reader]]":
-        """What reads delivered files."""
-        return file_reader
 
     @property
     def schedules(self) -> "Schedules":
@@ -291,10 +284,6 @@ class Services:
 
         return status(self.settings, self.datasets, self.features, self.registry, self.deployments)
 
-    def newest(self, target: str) -> dict[str, str]:
-        """Label → id of the current model version, of a target."""
-        return {version.label: version.id for version in self.registry.current(target)}
-
     def serve(self, announce: Callable[[str], None]) -> None:
         """Serve until SIGINT or SIGTERM; see `api.server.serve`."""
         from holdfast.backend.api.server import serve
@@ -336,7 +325,7 @@ def _open_control(root: Path) -> "ControlRooms":
         status=services.status,
         datasets=lambda: [asdict(version) for version in services.datasets.list()],
         models=lambda: [asdict(version) for version in services.registry.current()],
-        newest=services.newest,
+        newest=lambda target: {version.label: version.id for version in services.registry.current(target)},
         online=services.online,
     )
 

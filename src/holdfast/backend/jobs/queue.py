@@ -152,7 +152,8 @@ class Queue:
         said = error.to_dict() if isinstance(error, HoldfastError) else _unforeseen(error)
         mendable = isinstance(error, UnavailableError | LockedError) or not isinstance(error, HoldfastError)
         job = self._get(connection, claim.job.id)
-        stopped = job.cancelled or isinstance(error, KeyboardInterrupt)
+        # Ctrl-C gives up what was asked by hand; what follows from something else is still wanted.
+        stopped = job.cancelled or (isinstance(error, KeyboardInterrupt) and job.cause is None)
         if again and mendable and not stopped and job.attempts < job.max_attempts:
             pause = min(2 ** (job.attempts - 1), _LONGEST_PAUSE) * _SECOND
             values = {"state": "queued", "due_at": self.clock.now() + pause, "error": plain(said)}

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -28,6 +29,8 @@ _LOOK = 0.2
 """Seconds between two looks of the parent, and of an idle child."""
 _SECOND = 1_000_000
 _GIVE_UP = 5
+_PAUSE = 10.0
+"""Seconds to wait for a server that is away, and that a process must live to have begun at all."""
 _log = logging.getLogger("holdfast.jobs")
 
 
@@ -54,6 +57,7 @@ class _Child:
     process: BaseProcess
     pipe: Connection
     failed: int
+    began: float
 
 
 def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False) -> int:
@@ -73,9 +77,13 @@ def work(open_: Callable[[], Opened], *, processes: int = 1, drain: bool = False
                     _tell_to_stop(children)
                 if stop.count > 1:
                     break
-                if not drain and not stop.count:
-                    opened.schedules.tick()
-                killed += _kill_overdue(opened.engine, children)
+                try:
+                    if not drain and not stop.count:
+                        opened.schedules.tick()
+                    killed += _kill_overdue(opened.engine, children)
+                except UnavailableError as error:
+                    _log.warning("the worker goes on when it can: %s", error)
+                    stop.wait(_PAUSE)
                 children = _tended(open_, children, drain, stop=bool(stop.count))
                 stop.wait(_LOOK)
     finally:
@@ -93,7 +101,7 @@ def _start(open_: Callable[[], Opened], drain: bool, failed: int = 0) -> _Child:
     process = context.Process(target=_run_child, args=(open_, theirs, drain), name="holdfast-worker", daemon=False)
     process.start()
     theirs.close()
-    return _Child(process, mine, failed)
+    return _Child(process, mine, failed, time.monotonic())
 
 
 def _tended(open_: Callable[[], Opened], children: list[_Child], drain: bool, *, stop: bool) -> list[_Child]:
@@ -104,7 +112,10 @@ def _tended(open_: Callable[[], Opened], children: list[_Child], drain: bool, *,
         elif child.process.exitcode != 0 and not stop:
             _log.warning("a worker process ended with %s; starting another", child.process.exitcode)
             # One that ends with 1 could not open the project; a job that kills its process ends it by a signal.
-            failed = child.failed + 1 if child.process.exitcode == 1 else 0
+            lived = time.monotonic() - child.began
+            failed = child.failed + 1 if child.process.exitcode == 1 and lived < _PAUSE else 0
+            if child.process.exitcode == 1 and not failed:
+                time.sleep(1)  # it worked for a while: a server that restarts is waited for
             if failed >= _GIVE_UP:
                 raise UnavailableError(
                     f"a worker's processes end before they can do anything, {failed} times in a row",
