@@ -19,7 +19,7 @@ MANUAL = sorted(page for page in (ROOT / "docs" / "manual").glob("*.md") if page
 PAGES = [ROOT / "README.md", *MANUAL]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LOOSE = (
-    (r"\b(data|model|run|dep|file|backup)_[0-9a-f]{16,}(-[0-9a-f]+)?", "ID"),
+    (r"\b(job|data|model|run|dep|file|backup)_[0-9a-f]{16,}(-[0-9a-f]+)?", "ID"),
     (r"\b[0-9a-f]{12}(…|\b)", "HASH"),
     (r"\b[0-9a-f]{2}/[0-9a-f]{60,62}\b", "BLOB"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),

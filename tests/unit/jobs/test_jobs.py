@@ -1,6 +1,5 @@
 """The engine: each effect once, whatever dies; retries, caps, cancel, timeouts, takeover; on every database."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from holdfast.backend.jobs import Engine
-from holdfast.backend.jobs.worker import _listen, work
+from holdfast.backend.jobs.worker import work
 from holdfast.backend.records import Job
 from holdfast.backend.store import Audit, Pointers, Store
 from holdfast.errors import ConflictError, InputError, LockedError, NotFoundError, UnavailableError
@@ -255,18 +254,26 @@ def test_a_process_of_the_same_number_elsewhere_costs_no_child(engine: Engine) -
     assert (engine.queue.get(mine.id).state, engine.queue.get(mine.id).attempts) == ("done", 1)
 
 
-def test_a_child_that_is_told_to_stop_for_long_still_listens() -> None:
-    mine, theirs = multiprocessing.Pipe()
-    stopping = threading.Event()
-    listening = threading.Thread(target=_listen, args=(theirs, stopping), daemon=True)
-    listening.start()
-    for _ in range(sys.getrecursionlimit() + 100):
-        mine.send("stop")
-    while theirs.poll():
-        assert listening.is_alive()
-        time.sleep(0.01)
-    assert listening.is_alive()
-    assert stopping.is_set()
+LISTENS = """
+import multiprocessing, sys, threading, time
+from holdfast.backend.jobs.worker import _listen
+mine, theirs = multiprocessing.Pipe()
+stopping = threading.Event()
+listening = threading.Thread(target=_listen, args=(theirs, stopping), daemon=True)
+listening.start()
+for _ in range(sys.getrecursionlimit() + 100):
+    mine.send("stop")
+while theirs.poll():
+    time.sleep(0.01)
+assert listening.is_alive() and stopping.is_set()
+mine.close()
+listening.join(20)
+"""
+
+
+def test_a_child_that_is_told_to_stop_for_long_still_listens_and_ends_with_its_parent() -> None:
+    # In a process of its own: what listens ends its process when nobody is at the other end any more.
+    assert subprocess.run([sys.executable, "-c", LISTENS], check=False, timeout=60).returncode == 3
 
 
 def test_a_job_that_was_sent_outlives_an_attempt_by_hand_that_fails(engine: Engine) -> None:
