@@ -150,7 +150,13 @@ def _delete(datasets: Datasets, store: Store, blobs: Blobs, going: list[Gone], g
 def _since(datasets: Datasets, store: Store, grace: int) -> int:
     """What was put at this instant or later may be about to be referred to."""
     # Stamps of files lag a little behind the clock; those of object stores are whole seconds.
-    under_way = [holder.since - SECOND for holder in Leases(store, datasets.clock).holders() if holder.name != "data"]
+    # The job that collects puts nothing itself.
+    others = [
+        holder
+        for holder in Leases(store, datasets.clock).holders()
+        if holder.name != "data" and not (holder.name.startswith("job:") and holder.doing.startswith("collect "))
+    ]
+    under_way = [holder.since - SECOND for holder in others]
     return min([datasets.now() - grace, *under_way])
 
 
