@@ -30,6 +30,13 @@ $(VENV)/.ready: $(VENV)/.installed
 	.venv-feast/bin/python -m pip install --quiet --disable-pip-version-check "feast[duckdb]==0.67.0"
 	touch $@
 
+# Triton's client and the compiler of .proto files, beside Holdfast: they want an older protobuf than onnx has.
+.venv-triton/.ready: Makefile
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
+		"tritonclient[http,grpc]==2.73.0" "grpcio-tools==1.81.1"
+	touch $@
+
 check: setup
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -37,8 +44,9 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/architecture
 
+# Two at a time; the tests of one module stay together, for they share servers and workspaces.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 demo: $(VENV)/.installed
 	rm -rf demo
@@ -48,5 +56,5 @@ bench: setup
 	$(BIN)/python benchmarks/$(NAME) $(if $(QUICK),--quick)
 
 clean:
-	rm -rf $(VENV) .venv-feast demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-feast .venv-triton demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

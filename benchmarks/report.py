@@ -50,8 +50,8 @@ def faster(what: str, ours: Sequence[float], against: str, theirs: Sequence[floa
     return Row(what, "s", round(median(ours), 4), against, round(median(theirs), 4), round(ratio, 2), **more)  # type: ignore[arg-type]
 
 
-def write(name: str, rows: Sequence[Row], packages: Sequence[str]) -> Path:
-    """Write results/<name>.json and .svg, print the rows, and return the JSON's path."""
+def write(name: str, rows: Sequence[Row], packages: Sequence[str], charted: Sequence[Row] | None = None) -> Path:
+    """Write results/<name>.json and .svg (of the rows `charted`: all), print the rows, and return the JSON's path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     cpus = os.cpu_count()
     data = {
@@ -63,7 +63,7 @@ def write(name: str, rows: Sequence[Row], packages: Sequence[str]) -> Path:
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".svg").write_text(_chart(name, rows), encoding="utf-8")
+    path.with_suffix(".svg").write_text(_chart(name, rows if charted is None else charted), encoding="utf-8")
     print(json.dumps(data, ensure_ascii=False, indent=1))
     return path
 

@@ -7,10 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# How long an example takes says something of the machine, nothing of the code.
+hypothesis.settings.register_profile("holdfast", deadline=None)
+hypothesis.settings.load_profile("holdfast")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,6 +28,24 @@ def data_dir() -> Path:
     return folder
 
 
+@contextmanager
+def _listening(command: list[str]) -> Iterator[str]:
+    """A server on a free port of this machine, which is the last word of its command; stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = subprocess.Popen([*command, port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while server.poll() is None and time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                break
+        time.sleep(0.05)
+    yield port
+    server.terminate()
+    server.wait(20)
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Redis: $HOLDFAST_TEST_REDIS, by default a server of the tests' own on a free port."""
@@ -32,21 +55,52 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     if shutil.which("redis-server") is None:
         pytest.skip("there is no redis-server; install Redis, or set HOLDFAST_TEST_REDIS to the URL of one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     folder = tmp_path_factory.mktemp("redis")
-    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 20
-    while server.poll() is None and time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-                break
-        time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.wait(20)
+    command = ["redis-server", "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--port"]
+    with _listening(command) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a NATS with JetStream: $HOLDFAST_TEST_NATS, by default a server of the tests' own on a free port."""
+    given = os.environ.get("HOLDFAST_TEST_NATS")
+    if given:
+        yield given
+        return
+    if shutil.which("nats-server") is None:
+        pytest.skip("there is no nats-server; install NATS, or set HOLDFAST_TEST_NATS to the URL of one")
+    folder = tmp_path_factory.mktemp("nats")
+    with _listening(["nats-server", "-js", "-a", "127.0.0.1", "-sd", str(folder), "-p"]) as port:
+        yield f"nats://127.0.0.1:{port}"
+
+
+_KAFKA = """
+import sys
+from confluent_kafka import Producer
+broker = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 0})
+(one,) = broker.list_topics(timeout=20).brokers.values()
+print(f"{one.host}:{one.port}", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def kafka_server() -> Iterator[str]:
+    """The host:port of a Kafka: $HOLDFAST_TEST_KAFKA, by default the broker that is built into librdkafka.
+
+    That one speaks the protocol over TCP, with consumer groups, and keeps everything in memory; it is no Kafka. Each
+    test has its own: a group that one topic's readers have left does not always begin again for another topic's.
+    """
+    given = os.environ.get("HOLDFAST_TEST_KAFKA")
+    if given:
+        yield given
+        return
+    command = [sys.executable, "-c", _KAFKA]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    yield server.stdout.readline().strip()
+    server.communicate("")
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,20 @@
 """`make bench NAME=crash`: every pipeline killed at every crash point, and rounds of random kills and stops.
 
-On SQLite and PostgreSQL (HOLDFAST_TEST_POSTGRES, by default postgres@127.0.0.1:5432). `--shard 1/4` does every fourth
-round, beginning with the first; `--rounds` says how many random rounds there are in all. A row's figure is the number of
-rounds after which something did not hold together: the goal is none.
+On SQLite and PostgreSQL (HOLDFAST_TEST_POSTGRES, by default postgres@127.0.0.1:5432), or `--on` one of them; `--only` the
+kills, or the random rounds, of which there are `--rounds` in all. `--shard 1/4` does every fourth round, beginning with
+the first. What was measured before and is not now stays in the results, with its date. A row's figure is the number of
+things that did not hold together after a round: the goal is none.
 """
 
 import argparse
+import datetime
+import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +23,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 from tests.integration.crash.harness import Bench, Databases, Server, killable, sample  # noqa: E402
 from tests.integration.crash.operations import OPERATIONS  # noqa: E402
 
-from report import Row, write  # noqa: E402
+from report import RESULTS, Row, write  # noqa: E402
 
 QUICK_POINTS = 3
 
@@ -50,6 +54,16 @@ def random_rounds(bench: Bench, mine: "Shard", rounds: int) -> tuple[int, list[s
     return count, wrong, done
 
 
+def merged(rows: Sequence[Row]) -> list[Row]:
+    """These figures, and those that were measured before of what these are not of."""
+    file = RESULTS / "crash.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    mine = tuple(row.what for row in rows)
+    return sorted(
+        [*(Row(**row) for row in before if not row["what"].startswith(mine)), *rows], key=lambda row: row.what
+    )
+
+
 class Shard:
     """Whether the next round is this shard's."""
 
@@ -67,32 +81,36 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--shard", default="1/1")
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--on", nargs="+", choices=("SQLite", "PostgreSQL"), default=("SQLite", "PostgreSQL"))
+    parser.add_argument("--only", choices=("kills", "random"))
     given = parser.parse_args()
-    rows, mine = [], Shard(given.shard)
+    shard = "" if given.shard == "1/1" else f", shard {given.shard}"
+    rows, mine, today = [], Shard(given.shard), datetime.datetime.now(datetime.UTC).date()
+
+    def tell(what: str, wrong: Sequence[str], words: str) -> None:
+        said = f"{today}, {words}: " + ("; ".join(wrong[:5]) or "no fault")
+        rows.append(Row(what + shard, "faults", len(wrong), "allowed", 0, float(not wrong), 1.0, said))
+
     server = Server()
     postgres = os.environ.get("HOLDFAST_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432").rstrip("/")
     with tempfile.TemporaryDirectory() as name:
-        for kind in ("SQLite", "PostgreSQL"):
+        for kind in given.on:
             databases = Databases(postgres) if kind == "PostgreSQL" else None
             bench = Bench(server, Path(name) / kind, databases)
             bench.folder.mkdir()
             began = time.monotonic()
-            rounds, wrong = killed(bench, mine, given.quick)
-            took = time.monotonic() - began
-            note = f"{rounds} rounds in {took:.0f} s, shard {given.shard}: " + ("; ".join(wrong[:5]) or "no fault")
-            rows.append(
-                Row(f"kills at crash points, {kind}", "faults", len(wrong), "allowed", 0, float(not wrong), 1.0, note)
-            )
-            some = (4 if given.quick else given.rounds) // 2
-            count, wrong, done = random_rounds(bench, mine, some)
-            note = f"{count} rounds, {dict(done)}, shard {given.shard}: " + ("; ".join(wrong[:5]) or "no fault")
-            rows.append(
-                Row(f"random kills and stops, {kind}", "faults", len(wrong), "allowed", 0, float(not wrong), 1.0, note)
-            )
+            if given.only != "random":
+                rounds, wrong = killed(bench, mine, given.quick)
+                took = time.monotonic() - began
+                tell(f"kills at crash points, {kind}", wrong, f"{rounds} rounds in {took:.0f} s")
+            if given.only != "kills":
+                some = (4 if given.quick else given.rounds) // len(given.on)
+                count, wrong, done = random_rounds(bench, mine, some)
+                tell(f"random kills and stops, {kind}", wrong, f"{count} rounds, {dict(done)}")
             if databases is not None:
                 databases.close()
     server.close()
-    write("crash", rows, ["sqlalchemy", "psycopg"])
+    write("crash", merged(rows), ["sqlalchemy", "psycopg"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ HoldfastError
 │   ├── ContractError    data breaks the contract so far that the whole import fails
 │   ├── AlignmentError   values given for a prediction do not fit the feature definitions
 │   └── RequestError     a request is malformed
+├── AccessError          who asks may not do this
+│   └── UnauthenticatedError  nobody is known by that key, or none was given
 ├── LimitError           a limit of memory, time or size was reached
 ├── NotFoundError        no such version, model, deployment, prediction ...
 ├── ConflictError        the state of things forbids it
@@ -23,6 +25,7 @@ An error says what is wrong (`message`), where (`where`: file, row, column, feat
 from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "AccessError",
     "AlignmentError",
     "ConfigError",
     "ConflictError",
@@ -36,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "RequestError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UntrustedError",
     "nearest",
@@ -120,6 +124,18 @@ class RequestError(InputError):
     """A request is malformed."""
 
     code = "request"
+
+
+class AccessError(HoldfastError):
+    """Who asks may not do this."""
+
+    code = "forbidden"
+
+
+class UnauthenticatedError(AccessError):
+    """Nobody is known by that key, or none was given. What was given is never repeated."""
+
+    code = "unauthenticated"
 
 
 class LimitError(HoldfastError):

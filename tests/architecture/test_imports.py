@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = {
     "numba", "sklearn", "xgboost", "pandas", "pyarrow", "duckdb", "fastapi", "sqlalchemy", "numpy", "scipy", "onnx",
-    "onnxruntime", "pydantic", "yaml", "openpyxl", "fastexcel", "granian",
+    "onnxruntime", "pydantic", "yaml", "openpyxl", "fastexcel", "httptools",
 }  # fmt: skip
 
 

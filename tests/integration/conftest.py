@@ -27,13 +27,15 @@ def free_port():
 
 
 class RunningServer:
-    """A server in a process of its own."""
+    """A server in a process of its own; over TLS with `verify`, what its clients check its certificate with."""
 
-    def __init__(self, root, workers=2):
-        self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
-        self.control = f"http://127.0.0.1:{self.port + 1}"
-        self.output = root / "server.out"
+    def __init__(self, root, workers=2, verify=None, port=None):
+        self.port = port or free_port()
+        self.verify = verify
+        scheme = "http" if verify is None else "https"
+        self.base = f"{scheme}://127.0.0.1:{self.port}"
+        self.control = f"{scheme}://127.0.0.1:{self.port + 1}"
+        self.output = root / f"server-{self.port}.out"
         source = str(HERE.parent.parent / "src")
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -45,14 +47,17 @@ class RunningServer:
         self._wait()
 
     def _wait(self):
-        until = time.monotonic() + 60
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                if all(httpx.get(base + "/v1/health").status_code == 200 for base in (self.base, self.control)):
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
+        until = time.monotonic() + 180
+        with httpx.Client(verify=True if self.verify is None else self.verify) as asking:
+            while time.monotonic() < until and self.process.poll() is None:
+                try:
+                    if all(asking.get(base + "/v1/health").status_code == 200 for base in (self.base, self.control)):
+                        return
+                except httpx.HTTPError:
+                    pass
+                time.sleep(0.1)
+        self.process.kill()
+        self.process.wait()
         raise AssertionError(f"the server did not start:\n{self.output.read_text()}")
 
     def stop(self):

@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 
 import holdfast.backend.registry.registry  # noqa: F401 - hangs its tables on the metadata
+from holdfast.backend.access import Keys
 from holdfast.backend.adapters.clock import SystemClock
 from holdfast.backend.adapters.files import FileReader
 from holdfast.backend.adapters.localfs import LocalBlobs
 from holdfast.backend.adapters.onlinesqlite import SqliteOnline
 from holdfast.backend.api.control import ControlRooms
+from holdfast.backend.api.rollouts import RolloutRooms
 from holdfast.backend.api.server import serve
+from holdfast.backend.api.tls import open_tls
 from holdfast.backend.datasets import Datasets
-from holdfast.backend.deployment import Deployments
+from holdfast.backend.deployment import Deployments, Rollouts
 from holdfast.backend.features import Features
 from holdfast.backend.features.groups import Groups
 from holdfast.backend.features.vectors import OnlineFeatures
@@ -39,6 +42,7 @@ from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import Encoding
 from holdfast.core.learn.fit import Recipe, fit
 from holdfast.core.learn.split import TRAIN
+from holdfast.errors import NotFoundError
 
 CONFIG = """
 project: 餐厅检查
@@ -80,6 +84,7 @@ class Rooms:
         self.features = Features(self.store, self.blobs, self.clock, self.layout)
         self.registry = Registry(self.store, self.blobs, self.clock, self.layout)
         self.deployments = Deployments(self.store, self.clock)
+        self.keys = Keys(self.store, self.clock)
 
     @property
     def log(self):
@@ -95,6 +100,7 @@ class Rooms:
             tables=lambda version: self.datasets.read(version.id),
             blobs=self.blobs,
             clock=self.clock,
+            gate=lambda: self.keys.gate(self.settings.serving.host),
         )
 
     @cached_property
@@ -235,7 +241,26 @@ def open_control(root):
         models=rooms.all_models,
         newest=rooms.newest,
         online=rooms.online,
-    )
+        gate=rooms.sources.gate,
+        rollouts=RolloutRooms(
+            rollouts=Rollouts(rooms.store, rooms.clock, rooms.deployments),
+            start=_no_trial, end=_no_trial, status=_no_trial, add_outcomes=_no_trial, watchers=Nobody(),
+        ),
+    )  # fmt: skip
+
+
+def _no_trial(*_values, **_options):
+    raise NotFoundError("nothing is on trial in this project")
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def start(self):
+        """Nothing to begin."""
+
+    def stop(self):
+        """Nothing to end."""
 
 
 def main(root, port, workers):
@@ -248,8 +273,19 @@ def main(root, port, workers):
         partial(open_sources, root),
         partial(open_control, root),
         lambda text: print(text, flush=True),
+        tls=open_tls(serving.tls, rooms.layout.root),
     )
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def deploy_only(rooms, target):
+    """Deploy `target` and nothing else: a copy of a project that others use may have more."""
+    from holdfast.backend.pipelines.deploy import deploy
+
+    for other in rooms.deployments.routes():
+        if other != target:
+            rooms.deployments.withdraw(other)
+    return deploy(rooms.sources, target, rooms.newest(target))

@@ -129,6 +129,24 @@ def test_large_numbers_are_answered_and_told(client, example):
     assert (number, "range") in {(r["feature"], r["kind"]) for r in reply.json()["predictions"][0]["repairs"]}
 
 
+def test_names_that_are_no_features_are_counted_and_the_first_are_listed(client, example):
+    extra = {f"no feature {number}": number for number in range(50_000)}
+    reply = client.post(RISK, json={"features": [{**example, **extra}, {**example, "one": 1}]})
+    assert reply.status_code == 200
+    many, one = (answer["repairs"] for answer in reply.json()["predictions"])
+    told = [repair for repair in many if repair["kind"] == "extra"]
+    assert [repair["feature"] for repair in told[:100]] == [*extra][:100]
+    assert [repair["detail"] for repair in told[100:]] == ["and 49,900 more names; ignored"]
+    assert [repair["feature"] for repair in one if repair["kind"] == "extra"] == ["one"]
+
+
+def test_too_many_rows_are_refused(client):
+    for body in ({"features": [{}] * 10_001}, {"entities": [{"id": 1}] * 10_001}):
+        reply = client.post(RISK, json=body)
+        assert reply.status_code == 413
+        assert reply.json()["where"]["limit_rows"] == 10_000
+
+
 def test_unknown_names_get_the_nearest(client):
     reply = client.post("/v1/targets/风俭/predict", json={"features": {}})
     assert reply.status_code == 404

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -203,6 +203,27 @@ def test_a_killed_worker_is_replaced(own):
     assert httpx.post(server.base + RISK, json=example(server)).status_code == 200
 
 
+def test_a_killed_control_plane_is_replaced(own):
+    _, server = own
+    (victim,) = controls(server)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not _alive(victim) or controls(server) != [victim], 30)
+    until(lambda: _answers(server.control), 60)
+    assert controls(server) not in ([], [victim])
+
+
+def controls(server):
+    """The control process: the child that runs Python's `spawn_main` and answers no prediction."""
+    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    children = {int(pid) for task in tasks for pid in task.read_text().split()} - states(server).keys()
+    found = []
+    for pid in children:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 def test_an_answer_can_be_traced_when_all_is_killed_right_after_it(own):
     rooms, _ = own
     server = RunningServer(rooms.layout.root)
@@ -226,7 +247,7 @@ def test_a_taken_port_is_refused(own, tmp_path):
 def test_a_stop_answers_what_is_under_way_and_loses_no_log_entry(own):
     rooms, server = own
     with closing(sqlite3.connect(rooms.log)) as log:
-        before = log.execute("SELECT count(*) FROM predictions").fetchone()[0]
+        before = log.execute("SELECT coalesce(sum(predictions), 0) FROM blocks").fetchone()[0]
     with Load(server) as load:
         time.sleep(1)
         server.process.send_signal(signal.SIGTERM)
@@ -235,7 +256,7 @@ def test_a_stop_answers_what_is_under_way_and_loses_no_log_entry(own):
     assert answered > 0
     assert set(load.statuses) == {200}
     with closing(sqlite3.connect(rooms.log)) as log:
-        after = log.execute("SELECT count(*) FROM predictions").fetchone()[0]
+        after = log.execute("SELECT coalesce(sum(predictions), 0) FROM blocks").fetchone()[0]
     assert after - before >= answered
     log_text = server.output.read_text()
     assert "Traceback" not in log_text, log_text
@@ -285,7 +306,7 @@ class Clock:
 predictor = Predictor("dep_0", model.target, {model.label: model}, Set, Clock())
 row = feature_values(model.encoding, model.golden_rows[0])
 assert predictor.predict_features([row])[0]["labels"][model.label]["probability"] == model.predict(model.golden_rows)[0]
-heavy = {"sqlalchemy", "sqlite3", "fastapi", "starlette", "pydantic", "granian", "pandas", "sklearn", "xgboost",
+heavy = {"sqlalchemy", "sqlite3", "fastapi", "starlette", "pydantic", "httptools", "pandas", "sklearn", "xgboost",
          "duckdb", "joblib", "pickle5"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from holdfast.backend.adapters.files import FileReader
+from holdfast.backend.api.notices import Notices
 from holdfast.backend.api.predict import PredictApp
 from holdfast.backend.pipelines.deploy import deploy, rollback
 from holdfast.backend.pipelines.ingest import ingest
@@ -56,7 +57,7 @@ def opened(rooms):
 
 
 def health(service):
-    app = PredictApp(lambda: service, 1 << 20)
+    app = PredictApp(lambda: service, 1 << 20, Notices())
     app._service = service
     return json.loads(json.dumps(app._health()))
 

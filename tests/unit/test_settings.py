@@ -157,3 +157,19 @@ def test_plugins_seeds_and_conditions_of_any_type_are_read() -> None:
     assert [type(value) for value in found.features.conditions["t.a"]] == [bool, int, float, str]  # type: ignore[index]
     assert found.features.seeds == {"t": ("ABOVE(x, value=1)",)}
     assert found.features.conditional == ("COUNT", "TIME_SINCE_LAST")
+
+
+@pytest.mark.parametrize(
+    ("serving", "key", "message"),
+    [
+        ("{timeout: 5 minutes}", "serving.timeout", "'5 minutes' is not a duration"),
+        ("{tls: {certificate: c.pem}}", "serving.tls.key", "key 'key' is missing"),
+        ("{tls: {certificat: c.pem, key: k}}", "serving.tls.certificat", "did you mean 'certificate'"),
+        ("{tls: {certificate: '', key: k}}", "serving.tls.certificate", "at least 1 character"),
+    ],
+)
+def test_what_is_wrong_with_serving_is_placed(serving: str, key: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(f"{GOOD}serving: {serving}\n")
+    assert caught.value.where["key"] == key
+    assert parse(f"{GOOD}serving: {{timeout: 5min}}\n").serving.timeout_seconds == 300.0

@@ -6,6 +6,8 @@ HOLDFAST_LOG_LEVEL sets the level (default INFO), HOLDFAST_LOG_FORMAT=json write
 import json
 import logging
 import os
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 from holdfast.errors import ConfigError
@@ -17,6 +19,7 @@ LOGGER = "holdfast"
 
 _BYTES = 10_000_000
 _KEPT = 30
+_changing = threading.Lock()
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -78,8 +81,12 @@ def start_logging(folder: Path) -> None:
     )
     handler.setFormatter(_Json() if shape == "json" else _Line())
     logger = logging.getLogger(LOGGER)
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-        old.close()
-    logger.addHandler(handler)
-    logger.setLevel(level)
+    with _changing:
+        # In one step, so that other threads always find one handler.
+        before, logger.handlers = logger.handlers, [handler]
+        for old in before:
+            with old.lock or nullcontext():
+                # Another thread may be about to write to it: that would open the closed file again.
+                old.emit = handler.handle  # type: ignore[method-assign]
+                old.close()
+        logger.setLevel(level)

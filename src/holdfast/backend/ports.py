@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from holdfast.backend.records import Freshness, Key, OnlineRow, Stat, Vector
+from holdfast.backend.records import Freshness, Key, Message, OnlineRow, Stat, Vector
 
-__all__ = ["Blobs", "Clock", "OnlineStore", "Place"]
+__all__ = ["Blobs", "Clock", "OnlineStore", "Place", "Stream"]
 
 
 class Clock(Protocol):
@@ -149,4 +149,46 @@ class OnlineStore(Protocol):
 
     def close(self) -> None:
         """Give back connections; the store can be used again after it."""
+        ...
+
+
+class Stream(Protocol):
+    """One topic of messages, and a reader of it as one of a consumer group.
+
+    Messages stay in the order in which they were appended, at least those of one key. Each has an id that no other of
+    the topic has, the appender's or, where none was given, one made of its position. A topic is made when it is first
+    used, unless its server forbids that. Every message is read at least once by each group: what was read and not
+    acknowledged by a reader that was closed, or whose process died, is read again by another reader of the group, at
+    the latest after the reader's `patience` (seconds). While a reader lives and acknowledges within that time, no other
+    of its group reads the same message. Not for several threads at once. UnavailableError when the server cannot be
+    reached, or refuses; then nothing is known of what was under way: repeat it.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people, without secrets."""
+        ...
+
+    def append(self, messages: Sequence[Message]) -> None:
+        """Append messages in this order; they are kept when the call returns. Ids must be given, positions are ignored.
+
+        An id that was appended some minutes ago is left out by servers that can (`testing.streams` says which); by
+        others it is appended again, and readers tell by the id.
+        """
+        ...
+
+    def read(self, count: int, wait: float) -> list[Message]:
+        """The next messages, at most `count`; none when none came within `wait` seconds."""
+        ...
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """The group is done with these messages, which this reader read."""
+        ...
+
+    def lag(self) -> int:
+        """How many messages the group has not acknowledged yet, read or not."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections; what is not acknowledged is left to others of the group."""
         ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -113,7 +113,9 @@ def _fields(place: tuple[str, ...]) -> list[str]:
             model, depth = ColumnSettings, depth + 2
         else:
             field = next((f for n, f in model.model_fields.items() if (f.alias or n) == place[depth]), None)
-            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # `Model | None` too
+            found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+            if found is None:
                 return []
-            model, depth = field.annotation, depth + 1
+            model, depth = found, depth + 1
     return [f.alias or name for name, f in model.model_fields.items()]

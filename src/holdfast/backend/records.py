@@ -20,10 +20,13 @@ __all__ = [
     "Key",
     "Materialisation",
     "MatrixRecord",
+    "Message",
     "ModelVersion",
     "OnlineRow",
     "RawFile",
     "RawTable",
+    "Rollout",
+    "RolloutEvent",
     "Run",
     "Stat",
     "Value",
@@ -202,6 +205,43 @@ class Deployment:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A candidate on trial beside the stable deployment of a target, both by id; `policy` is as it was at the start.
+
+    `mode`: canary, shadow, ab, or green (of blue/green).
+    """
+
+    id: str
+    target: str
+    made_at: int
+    mode: str
+    stable: str
+    candidate: str
+    policy: dict[str, Any]
+    who: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEvent:
+    """What was decided of a rollout, on what evidence. `step` counts from 0; `share` is the candidate's from then on.
+
+    `action`: start, hold, next step, promote, roll back, stop. `state`: running, promoted, rolled back, stopped.
+    """
+
+    id: int
+    rollout: str
+    at: int
+    who: str
+    action: str
+    state: str
+    step: int
+    share: float
+    reason: str
+    evidence: dict[str, Any]
+
+
 Key = int | str | float | bool
 """A key of an entity online (a time is its microseconds). Equal only when type and value are: 1 and "1" are two."""
 Value = float | int | bool | str | None
@@ -214,6 +254,18 @@ class OnlineRow(NamedTuple):
     entity: Key
     values: Sequence[Value]
     event_at: int
+
+
+class Message(NamedTuple):
+    """A message of a topic: its id, its bytes, its key (what has one key stays in order), and where it is in the topic.
+
+    `position` is the adapter's; one that is to be appended has none.
+    """
+
+    id: str
+    value: bytes
+    key: str | None = None
+    position: str = ""
 
 
 class Vector(NamedTuple):

@@ -2,12 +2,13 @@
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from holdfast.backend.layout import Layout
 from holdfast.backend.logging import start_logging
@@ -17,7 +18,10 @@ from holdfast.backend.store.disk import explained
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from holdfast.backend.access import Keys
     from holdfast.backend.api.control import ControlRooms
+    from holdfast.backend.api.rollouts import RolloutRooms
+    from holdfast.backend.api.streaming import StreamReport
     from holdfast.backend.datasets import Datasets
     from holdfast.backend.deployment.deployments import Deployments
     from holdfast.backend.features import Features
@@ -25,13 +29,14 @@ if TYPE_CHECKING:
     from holdfast.backend.features.vectors import OnlineFeatures
     from holdfast.backend.jobs import Engine, Schedules
     from holdfast.backend.pipelines.backup import BackupRooms
+    from holdfast.backend.pipelines.batch_rows import BlockReader
     from holdfast.backend.pipelines.ingest import Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
     from holdfast.backend.pipelines.push import RemoteRooms
     from holdfast.backend.pipelines.trace import Lineage
     from holdfast.backend.pipelines.vault import Vault
-    from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place
-    from holdfast.backend.records import RawTable
+    from holdfast.backend.ports import Blobs, Clock, OnlineStore, Place, Stream
+    from holdfast.backend.records import RawTable, Rollout, RolloutEvent
     from holdfast.backend.registry.registry import Registry
     from holdfast.backend.serving.loader import Sources
     from holdfast.backend.serving.service import Service
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     from holdfast.core.features.definitions import FeatureSet
     from holdfast.core.features.primitives import Primitive
 
-__all__ = ["Services", "empty_rows", "file_reader", "open_place"]
+__all__ = ["Services", "block_reader", "empty_rows", "file_reader", "open_place", "open_stream", "stream"]
 
 
 class Services:
@@ -51,7 +56,9 @@ class Services:
     def __init__(self, root: Path, *, log: bool = True) -> None:
         self.layout = Layout(root)
         self.settings: Settings = load(root)
+        self.leaving = threading.Event()  # set when this process is to watch rollouts no more
         self.reader: Callable[[], AbstractContextManager[Reader]] = file_reader
+        self.blocks: BlockReader = block_reader
         # Every prediction that was made: a file of its own, so that writing it blocks nothing.
         self.prediction_log = self.layout.private / "predictions.db"
         if log:
@@ -88,6 +95,7 @@ class Services:
     def store(self) -> "Store":
         """The metadata database, with all its tables."""
         # A room's tables hang on the metadata when its module is loaded.
+        import holdfast.backend.access
         import holdfast.backend.datasets
         import holdfast.backend.deployment.deployments
         import holdfast.backend.features
@@ -176,6 +184,13 @@ class Services:
         return Deployments(self.store, self.clock)
 
     @cached_property
+    def keys(self) -> "Keys":
+        """API keys."""
+        from holdfast.backend.access import Keys
+
+        return Keys(self.store, self.clock)
+
+    @cached_property
     def sources(self) -> "Sources":
         """What a server reads."""
         from holdfast.backend.serving.loader import Sources
@@ -189,6 +204,7 @@ class Services:
             tables=lambda version: self.datasets.read(version.id),
             blobs=self.blobs,
             clock=self.clock,
+            gate=partial(self.keys.gate, self.settings.serving.host),
         )
 
     @cached_property
@@ -285,9 +301,15 @@ class Services:
         return status(self.settings, self.datasets, self.features, self.registry, self.deployments)
 
     def serve(self, announce: Callable[[str], None]) -> None:
-        """Serve until SIGINT or SIGTERM; see `api.server.serve`."""
-        from holdfast.backend.api.server import serve
+        """Serve until SIGINT or SIGTERM; see `api.server.serve`.
 
+        ConfigError when others could reach it and nobody has a key, or when its TLS files are wrong.
+        """
+        from holdfast.backend.api.server import serve
+        from holdfast.backend.api.tls import open_tls
+
+        self.keys.check_host(self.settings.serving.host)
+        tls = open_tls(self.settings.serving.tls, self.layout.root)
         # The servers are processes of their own: nothing of this one's may be shared.
         self.close()
         root = self.layout.root
@@ -298,6 +320,7 @@ class Services:
             partial(_open_control, root),
             announce,
             strict=self.settings.features.strict,
+            tls=tls,
         )
 
     def close(self) -> None:
@@ -316,6 +339,29 @@ def _open_sources(root: Path) -> "Sources":
     return Services(root).sources
 
 
+def _rollout_rooms(services: Services) -> "RolloutRooms":
+    from holdfast.backend.api.rollouts import RolloutRooms
+    from holdfast.backend.deployment import Rollouts
+    from holdfast.backend.pipelines.outcomes import add_outcomes
+    from holdfast.backend.pipelines.rollout import Watchers, start_of, status
+
+    rollouts = Rollouts(services.store, services.clock, services.deployments)
+
+    def start(target: str, models: Mapping[str, str] | None, mode: str, **how: Any) -> "Rollout":
+        chosen = models or {version.label: version.id for version in services.registry.current(target)}
+        made: Rollout = services.engine.run("rollout_start", start_of(services.settings, target, chosen, mode, **how))
+        return made
+
+    def end(target: str, action: str, why: str) -> "RolloutEvent":
+        arguments = {"rollout": rollouts.current(target).id, "action": action, "why": why}
+        made: RolloutEvent = services.engine.run("rollout_end", arguments)
+        return made
+
+    return RolloutRooms(
+        rollouts, start, end, partial(status, services), partial(add_outcomes, services), Watchers(services)
+    )
+
+
 def _open_control(root: Path) -> "ControlRooms":
     from holdfast.backend.api.control import ControlRooms
 
@@ -327,6 +373,8 @@ def _open_control(root: Path) -> "ControlRooms":
         models=lambda: [asdict(version) for version in services.registry.current()],
         newest=lambda target: {version.label: version.id for version in services.registry.current(target)},
         online=services.online,
+        gate=services.sources.gate,
+        rollouts=_rollout_rooms(services),
     )
 
 
@@ -344,11 +392,69 @@ def open_place(url: str, root: Path) -> "Place":
     return FolderPlace((root / Path(url).expanduser()).resolve())
 
 
+def stream(
+    services: Services, target: str, topics: tuple[str, str, str], stopping: Callable[[], bool], *, group: str,
+    start: int, drain: bool,
+) -> "StreamReport":  # fmt: skip
+    """Answer from topic to topic (`topics`: requests, answers, dead letters); see `api.streaming`."""
+    from holdfast.backend.api.streaming import Streaming
+
+    with ExitStack() as opened:
+        source, answers, dead = topics
+        streams = [open_stream(source, group, start=start), open_stream(answers), open_stream(dead)]
+        for one in streams:
+            opened.callback(one.close)
+        live = services.service.live
+        live.start()
+        opened.callback(live.stop)
+        live.predictor(target)
+        return Streaming(services.service, target, *streams).run(stopping, drain=drain)
+
+
+def open_stream(url: str, group: str | None = None, *, start: int = 0) -> "Stream":
+    """A topic: redis://host:port/0/TOPIC, nats://host:port/TOPIC or kafka://host:port/TOPIC.
+
+    `?patience=SECONDS` is after how long what a dead reader had is read by others (30). ConfigError for another URL.
+    """
+    from holdfast.backend.adapters.streams_kafka import KafkaStream
+    from holdfast.backend.adapters.streams_nats import NatsStream
+    from holdfast.backend.adapters.streams_redis import RedisStream
+
+    parts = urlsplit(url)
+    words = [unquote(word) for word in parts.path.split("/")[1:]]
+    kind, options = parts.scheme, dict(parse_qsl(parts.query))
+    patience = options.pop("patience", "30")
+    wanted = 2 if kind in {"redis", "rediss"} else 1
+    known = kind in {"redis", "rediss", "nats", "kafka"} and len(words) == wanted and all(words) and parts.netloc
+    if not known or options or not patience.replace(".", "", 1).isdigit():
+        place = f"{kind}://{parts.hostname or ''}" if parts.scheme else "the text"
+        raise ConfigError(
+            f"{place} names no topic",
+            hint="Give redis://host:6379/0/TOPIC, nats://host:4222/TOPIC or kafka://host:9092/TOPIC"
+            " (?patience=SECONDS may follow).",
+        )
+    given: dict[str, Any] = {"start": start, "patience": float(patience)}
+    if kind == "nats":
+        return NatsStream(f"nats://{parts.netloc}", words[0], group, **given)
+    if kind == "kafka":
+        return KafkaStream(parts.netloc, words[0], group, **given)
+    return RedisStream(f"{kind}://{parts.netloc}/{words[0]}", words[1], group, **given)
+
+
 def empty_rows(path: Path, raw: "RawTable", rows: Sequence[int]) -> bytes | None:
     """The content of a raw file with some rows empty; None where that cannot be. See `adapters.files.emptying`."""
     from holdfast.backend.adapters.files.emptying import empty_rows
 
     return empty_rows(path, raw, rows)
+
+
+@contextmanager
+def block_reader() -> "Iterator[Callable[[Path, int], Iterator[RawTable]]]":
+    """What reads a file in blocks of some rows; its child process is ended with the context."""
+    from holdfast.backend.adapters.files import FileReader
+
+    with FileReader() as reader:
+        yield reader.blocks
 
 
 @contextmanager

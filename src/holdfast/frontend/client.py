@@ -18,8 +18,11 @@ from holdfast.backend.logging import LOGGER
 from holdfast.backend.project_file import parse
 from holdfast.backend.wiring import Services, file_reader
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
+from holdfast.frontend.access import AccessVerbs
+from holdfast.frontend.answers import AnswerVerbs
 from holdfast.frontend.backups import BackupVerbs
 from holdfast.frontend.features import FeatureVerbs, Progress
+from holdfast.frontend.rollouts import RolloutVerbs
 from holdfast.frontend.undo import UndoVerbs
 from holdfast.frontend.versions import VersionVerbs
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from holdfast.backend.jobs import Queue
     from holdfast.backend.pipelines.features import BuiltMatrix, SynthesisResult
     from holdfast.backend.pipelines.ingest import IngestResult
-    from holdfast.backend.pipelines.predict import BatchReport
     from holdfast.backend.pipelines.trace import Node
     from holdfast.backend.pipelines.train import Trained
     from holdfast.backend.records import Deployment, ModelVersion
@@ -43,12 +45,13 @@ __all__ = ["Progress", "Project", "init"]
 
 _LOGGED_AS = {
     "ingest": "ingest", "ingest_folder": "ingest", "matrix": "features", "materialise": "features", "train": "train",
-    "deploy": "deploy", "rollback": "deploy", "compact": "data", "collect": "data", "backup": "backup",
+    "deploy": "deploy", "rollback": "deploy", "rollout_start": "rollout", "rollout_end": "rollout", "compact": "data",
+    "collect": "data", "backup": "backup", "predict": "predict",
 }  # fmt: skip
 """The part of the system that a kind of job shows as in the log."""
 
 
-class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
+class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs, AccessVerbs, AnswerVerbs, RolloutVerbs):
     """A project in a folder. Use it as a context manager, or `close` it."""
 
     def __init__(self, path: str | Path = ".") -> None:
@@ -205,6 +208,14 @@ class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
 
         The models are opened and replayed first. Running servers follow within a second, without a restart.
         """
+        name, models = self.chosen(target, versions)
+        made: Deployment = self._run("deploy", {"target": name, "models": models, "note": note}, name)
+        return made
+
+    def chosen(
+        self, target: str | None = None, versions: Mapping[str, str] | None = None
+    ) -> tuple[str, dict[str, str]]:
+        """The target's name, and label → id of its current models or, where `versions` says so, of another."""
         from holdfast.backend.pipelines.features import find_target
 
         name = find_target(self.settings, target)
@@ -218,8 +229,7 @@ class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
                     hint=f"Its labels are: {', '.join(current) or 'none yet'}",
                 )
             models[label] = self.models.get(current[label].model, version).id
-        made: Deployment = self._run("deploy", {"target": name, "models": models, "note": note}, name)
-        return made
+        return name, models
 
     def rollback(self, target: str | None = None, *, to: str | None = None) -> "Deployment":
         """Go back to the deployment `to`, by default the one before the current."""
@@ -244,34 +254,6 @@ class Project(FeatureVerbs, VersionVerbs, UndoVerbs, BackupVerbs):
         types = {column.name: column.dtype for column in asked.context}
         given = {key: from_text(types[key], text) if key in types else text for key, text in (context or {}).items()}
         return name, Question(from_text(entity_column(asked).dtype, entity), cutoff, given)
-
-    def predict_file(
-        self,
-        target: str | None,
-        file: str | Path,
-        output: str | Path,
-        *,
-        strict: bool | None = None,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> "BatchReport":
-        """Predict every row of a file into `output` (.csv or .parquet).
-
-        With `strict` (by default as `features.strict` says) a row that would have to be repaired is refused.
-
-        A file with feature columns is a table of features; any other is a list of entities, with their context.
-        """
-        from holdfast.backend.pipelines.features import find_target
-        from holdfast.backend.pipelines.predict import predict_entities_file, predict_features_file
-
-        name, path = find_target(self.settings, target), Path(file)
-        predictor = self.service.live.predictor(name)
-        with self._verb("predict", f"{name} {path.name}"), file_reader() as read:
-            raw = read(path)
-            context = {column.name for column in predictor.feature_set.context}
-            meant = (predictor.encoding.name_of(column) for column in raw.table.column_names)
-            given = {feature for feature in meant if feature is not None}
-            predict = predict_features_file if given - context else predict_entities_file
-            return predict(self.service, name, raw, Path(output), file=path.name, strict=strict, progress=progress)
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Serve predictions and the control plane until SIGINT or SIGTERM; `announce` is told where."""

@@ -131,7 +131,7 @@ def work(project: Project) -> None:
     engine = project._services.engine
     while True:
         if engine.work() is None:
-            if not engine.queue.unfinished():
+            if not engine.queue.unfinished(engine.kinds):
                 return
             time.sleep(0.05)
 

@@ -32,3 +32,14 @@ def test_several_workers_that_are_killed_and_stopped_lose_nothing_and_double_not
     wrong, done = bench.chaos(seed, seconds=5)
     assert wrong == []
     assert done.total() >= 3
+
+
+def test_a_training_that_was_registered_is_not_done_again_when_the_data_has_changed(bench: Bench) -> None:
+    _, before, _ = bench.points("train")
+    with bench.copy("ingested", "registered") as root:
+        assert bench.server(root, "train", ask="commit register models: after#1")[0] < 0
+        status, told = bench.server(root, "ingest", "drain", "faults", "summary")
+        assert (status, told.get("faults")) == (0, []), told
+    assert told["summary"]["versions"] != before["versions"]
+    assert told["summary"]["runs"] == {"done": 1}
+    assert told["summary"]["jobs"]["train done"] == 1

@@ -162,7 +162,8 @@ def test_a_changed_package_is_seen_by_a_scan(copied: Path, other: Project) -> No
     assert {finding.state for finding in other.scan_models()} == {"ok"}
     assert {finding.state for finding in other.scan_models(copied)} == {"ok"}
     package = folder / "multilabel_model_高.pkl"
-    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    whole = package.read_bytes()
+    package.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (folder / "grade.onnx").unlink()
     (folder / "multilabel_model_Low%2F9.pkl").write_bytes(b"who knows")
     (folder / "multilabel_model_%FF.pkl").write_bytes(b"no label has that name")

@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.backend.deployment import Outcomes
 from holdfast.backend.pipelines.belongings import RawAccess
 from holdfast.backend.pipelines.erase import apply_erasures, erasures
 from holdfast.backend.pipelines.integrity import check
+from holdfast.backend.pipelines.outcomes import add_outcomes
 from holdfast.backend.store.erasures import sealed
 from holdfast.backend.wiring import empty_rows, file_reader
 from holdfast.errors import FileError, InputError, NotFoundError
@@ -111,6 +113,19 @@ def test_other_persons_of_the_same_tables_stay(sqlite_project):
     assert sqlite_project.get_feature_vectors([person(n) for n in range(2, 61)], "person") == vectors
     assert sqlite_project.get_feature_vectors([person(1)], "person") == [None]
     assert rooms.online.freshness("person").vectors == 59
+
+
+def test_outcomes_of_their_predictions_go_too(sqlite_project):
+    rooms, outcomes = sqlite_project._services, {}
+    for number in (1, 2):
+        name, question = sqlite_project.question("风险", person(number), "2024-02-20", {"kind": "投诉"})
+        reply = sqlite_project.service.entities(name, [question])
+        outcomes[number] = {"prediction": reply["predictions"][0]["id"], "label": "高", "value": 1}
+    sqlite_project.service.log.flush()
+    assert add_outcomes(rooms, list(outcomes.values())).added == 2
+    sqlite_project.erase("persons", person(1), "r")
+    left = Outcomes(rooms.store, rooms.clock).of(reply["deployment"])
+    assert [one.prediction for one in left] == [outcomes[2]["prediction"]]
 
 
 def test_what_cannot_be_erased(sqlite_project):

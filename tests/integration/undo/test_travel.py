@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from holdfast.backend.deployment import Rollouts
 from holdfast.backend.pipelines.integrity import check
 from holdfast.backend.records import Run
 from holdfast.backend.store import Leases, Pointers
@@ -49,6 +50,29 @@ def test_back_to_a_version_and_forward_again(project):
     assert live(project) == after
     assert answer(project) == told
     assert check(project._services, deep=True) == []
+
+
+def test_going_back_stops_what_is_on_trial(sqlite_project):
+    """Its candidate would be promoted after everything went back."""
+    rooms = sqlite_project._services
+    rollouts = Rollouts(rooms.store, rooms.clock, rooms.deployments)
+    sqlite_project.go_back("v1.0")
+    stable = rooms.deployments.current("风险")
+    ago = isoformat(rooms.clock.now())
+    candidate = rooms.deployments.record("风险", stable.models, "试", after=stable.id)
+    made = rollouts.start(
+        candidate, "canary", {"steps": []}, stable=stable.id, share=0.1, evidence={}, note="试"
+    )  # fmt: skip
+    planned = sqlite_project.go_back(ago, dry_run=True)
+    assert [(one.what, one.name, one.now, one.then) for one in planned.steps] == [("rollout", "风险", made.id, "")]
+    assert rollouts.running() == {"风险": made.id}
+    during = isoformat(rooms.clock.now())
+    assert sqlite_project.go_back(during).steps == ()
+    assert sqlite_project.go_back(ago).steps == planned.steps
+    assert rollouts.running() == {}
+    last = rollouts.events(made.id)[-1]
+    assert (last.state, last.reason) == ("stopped", planned.to and f"rollback to {planned.to}")
+    assert sqlite_project.go_back(during).steps == ()
 
 
 def test_a_dry_run_says_the_same_and_moves_nothing(sqlite_project):

@@ -100,6 +100,18 @@ def test_rule_of_the_table_or_now(store: Store, tmp_path: Path) -> None:
     assert states[KNOWN_FROM].cast(pa.int64()).to_pylist() == [2 * day, world.clock.now()]
 
 
+def test_by_the_rule_a_replaced_row_is_known_from_now_and_a_new_one_as_the_rule_says(
+    store: Store, tmp_path: Path
+) -> None:
+    table = Table("事", (Column("号", DType.INT, False), Column("时", DType.TIME, False)), ("号",), "时", {}, "event")
+    world = World(store, tmp_path / "p", Schema({"事": table}))
+    rows = pa.table({"号": [1, 2, 3], "时": pa.array([5, 6, 7], pa.timestamp("us", "UTC"))})
+    change(world.datasets, "事", rows.slice(1, 1), "append", known="rule")
+    change(world.datasets, "事", rows, "upsert", known="rule")
+    states = world.datasets.read(current_only=True)["事"].sort_by("号")
+    assert states[KNOWN_FROM].cast(pa.int64()).to_pylist() == [5, world.clock.now(), 7]
+
+
 def test_a_change_never_comes_before_the_state_it_follows(store: Store, tmp_path: Path) -> None:
     """A list is known from the end of its period, which may lie ahead: what replaces a row of it is known then."""
     table = Table("事", (Column("号", DType.INT, False), Column("时", DType.TIME, False)), ("号",), "时", {}, "event")

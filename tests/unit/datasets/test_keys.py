@@ -58,3 +58,29 @@ def test_the_last_state_of_a_key_says_whether_it_is_there() -> None:
     asked = keys_of(pa.table({"n": [1, 2, 3, 4]}), ["n"])
     assert index.alive.holds(asked).tolist() == [True, True, False, False]
     assert index.gone.holds(asked).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("gap", [1, 2, 1000])
+@pytest.mark.parametrize("asked_of", [10, 3000, 60_000])
+@pytest.mark.parametrize("again", [1, 2])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_numbers_are_found_whatever_their_gaps_order_and_number(
+    gap: int, asked_of: int, again: int, shuffled: bool
+) -> None:
+    """Numbers without gaps, as many as are there, many more or few, each once or twice, sorted or not."""
+    random = np.random.default_rng(gap + asked_of)
+    there = np.unique(random.integers(0, 20_000 * gap, 20_000)) if gap > 1 else np.arange(5000, 25_000)
+    index = KeyIndex.of(keys_of(pa.table({"n": random.permutation(there)}), ["n"]), np.zeros(len(there), bool))
+    some = random.choice(there, min(asked_of // 2, len(there)), replace=False)
+    others = random.integers(0, 30_000 * gap, asked_of // 2)
+    asked = np.repeat(np.unique(np.r_[-1, some, others, 30_000 * gap]), again)
+    asked = random.permutation(asked) if shuffled else asked
+    found = index.holds(keys_of(pa.table({"n": asked}), ["n"]))
+    assert 0 < found.sum() < len(asked)
+    assert found.tolist() == np.isin(asked, there).tolist()
+
+
+@pytest.mark.parametrize("key", [["n"], ["n", "t"]])
+def test_keys_that_repeat_are_told(key: list[str]) -> None:
+    assert keys_of(pa.table({"n": [3, 1, 3], "t": ["a", "a", "a"]}), key).repeats()
+    assert not keys_of(pa.table({"n": [3, 1, 2], "t": ["a", "a", "a"]}), key).repeats()

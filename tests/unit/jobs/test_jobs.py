@@ -128,6 +128,19 @@ def test_a_message_sent_twice_is_one_job_and_goes_with_its_transaction(engine: E
     assert pointer(engine, "balance") == "1"
 
 
+def test_many_that_run_for_long_do_not_hide_one_that_waits(engine: Engine) -> None:
+    queue = engine.queue
+    with queue.store.write("test") as connection:
+        for number in range(120):
+            job = queue.send(connection, "long", {"number": number})
+            assert queue.claim_one(connection, job.id) is not None
+        waits = queue.send(connection, "long", {"number": 120})
+    claim = queue.claim(["long"])
+    assert claim is not None
+    assert claim.job.id == waits.id
+    assert queue.claim(["long"]) is None
+
+
 def test_a_waiting_job_can_be_cancelled_or_superseded(engine: Engine) -> None:
     first, second = send(engine, "deposit", name="x"), send(engine, "deposit", name="y")
     assert engine.queue.cancel(first.id, "not wanted").state == "cancelled"

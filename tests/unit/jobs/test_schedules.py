@@ -47,6 +47,34 @@ def test_a_changed_line_counts_from_now_and_a_removed_one_no_more(store: Store) 
     assert len(queue.list()) == 1
 
 
+def test_a_clock_that_was_ahead_silences_nothing(store: Store) -> None:
+    def keys(moment: str) -> list[str | None]:
+        return [job.key for job in Schedules(Queue(store, FakeClock(moment)), NIGHTLY, "UTC").tick()]
+
+    assert keys("2024-06-01T00:00:00") == []
+    assert keys("2024-07-01T00:00:00") == [f"schedule:每夜:{parse_instant('2024-06-30T03:30:00')}"]
+    assert keys("2024-06-01T00:10:00") == []
+    assert keys("2024-06-01T04:00:00") == [f"schedule:每夜:{parse_instant('2024-06-01T03:30:00')}"]
+    # A step back over the due time itself sends nothing twice.
+    for moment in ("2024-06-01T03:29:59", "2024-06-01T03:30:00"):
+        keys(moment)
+    assert len(Queue(store, FakeClock("2024-06-01T03:30:00")).list()) == 2
+
+
+@pytest.mark.parametrize("line", ["30 2 * * *", "30 0-3 * * *", "*/20 * * * *", "0 3 * * *"])
+@pytest.mark.parametrize("day", ["2024-03-31", "2024-10-27"])
+def test_the_next_time_is_the_same_until_it_comes(line: str, day: str) -> None:
+    now = parse_instant(f"{day}T00:00:00+02:00")
+    expected = next_time(line, now, "Europe/Berlin")
+    for _ in range(26 * 12):
+        now += 5 * MINUTE
+        found = next_time(line, now, "Europe/Berlin")
+        assert found > now
+        if now < expected:
+            assert found == expected
+        expected = found
+
+
 def test_hours_that_come_twice_or_never() -> None:
     zone = "America/Los_Angeles"
     spring = next_time("30 2 * * *", parse_instant("2024-03-10T00:00:00-08:00"), zone)

@@ -45,6 +45,34 @@ def test_deploy_and_go_back(deployments):
         deployments.deploy("风险", {})
 
 
+def test_what_is_withdrawn_resumes_as_it_was(deployments):
+    with pytest.raises(NotFoundError, match="nothing is deployed"):
+        deployments.withdraw("风险")
+    with pytest.raises(NotFoundError, match="ever"):
+        deployments.last("风险")
+    first = deployments.deploy("风险", {"高风险": "m1"})
+    second = deployments.deploy("风险", {"高风险": "m2"}, after=first.id)
+    deployments.rollback("风险")
+    assert deployments.last("风险") == first.id
+    with pytest.raises(ConflictError):
+        deployments.resume("风险")
+    assert deployments.withdraw("风险") == first.id
+    assert deployments.pointers() == {}
+    assert deployments.current("风险") is None
+    assert deployments.last("风险") == first.id
+    with pytest.raises(NotFoundError):
+        deployments.withdraw("风险")
+    deployments.resume("风险")
+    assert deployments.current("风险") == first
+    # What is deployed while another is withdrawn stays.
+    deployments.withdraw("风险")
+    third = deployments.deploy("风险", {"高风险": "m3"})
+    with pytest.raises(ConflictError):
+        deployments.resume("风险")
+    assert deployments.current("风险") == third
+    assert second in deployments.history("风险")
+
+
 def test_of_two_at_once_one_wins_and_the_other_leaves_nothing(deployments):
     outcomes = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.backend.adapters.clock import SystemClock
 from holdfast.backend.store import Leases, Pointers, Store, fenced
-from holdfast.errors import ConflictError, HoldfastError, LockedError
+from holdfast.errors import ConflictError, FileError, HoldfastError, LockedError
 from holdfast.testing.clock import FakeClock
 
 HOLD = """
@@ -119,6 +119,30 @@ def test_a_stopped_holder_is_taken_over_and_cannot_write_any_more(store: Store) 
         assert process.communicate(timeout=30)[0] == "LockedError\n"
         with store.read() as connection:
             assert Pointers(connection).get("dataset") is None
+
+
+def test_what_a_late_holder_misses_is_no_fault_of_what_was_asked(store: Store) -> None:
+    """Who takes over clears away what lies half done; who comes back late may find a copy of a file gone."""
+    clock = FakeClock("2024-06-01")
+
+    def take_over() -> None:
+        with Leases(store, clock).hold(["data"], doing="take over"):
+            pass
+
+    def import_(*, late: bool) -> None:
+        with Leases(store, clock).hold(["data"], doing="import"):
+            if late:
+                clock.advance(3_600_000_000)
+                thread = threading.Thread(target=take_over)
+                thread.start()
+                thread.join()
+            raise FileError("persons.csv cannot be opened")
+
+    with pytest.raises(FileError):
+        import_(late=False)
+    with pytest.raises(LockedError, match="was lost") as caught:
+        import_(late=True)
+    assert isinstance(caught.value.__cause__, FileError)
 
 
 @pytest.mark.parametrize("step", [-86_400_000_000, 86_400_000_000])

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from holdfast import __version__
+from holdfast.backend.access import Role
+from holdfast.backend.api.foreign import foreign_paths, foreign_schemas
+from holdfast.backend.api.guard import PREDICT_ROLES, secured
 from holdfast.backend.serving.predictor import Predictor, feature_values
 from holdfast.backend.serving.questions import entity_column
 from holdfast.core.features.encoding import FeatureSpec
@@ -88,7 +91,7 @@ def openapi(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
         "parameters": [target],
         "responses": {**_answer("The target"), **_problems(404, 503)},
     }
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {"title": "Holdfast predictions", "version": __version__},
         "paths": {
@@ -100,9 +103,15 @@ def openapi(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
                 "get": {"summary": "Whether every deployed target is answered",
                         "responses": {**_answer("Ready"), **_problems(503)}},
             },
+            "/metrics": {
+                "get": {"summary": "Counts of all workers, for Prometheus",
+                        "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}}},
+            },
+            **foreign_paths(list(predictors), [predictor.deployment for predictor in predictors.values()]),
         },
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": {**_schemas(), **foreign_schemas()}},
     }  # fmt: skip
+    return secured(document, [path for path, role in PREDICT_ROLES.items() if role is Role.ANYONE])
 
 
 def _ref(name: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ __all__ = ["PROBLEM_TYPE", "STATUS", "http_problem", "internal_problem", "proble
 PROBLEM_TYPE = "application/problem+json"
 STATUS: Mapping[str, int] = {
     "request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
     "locked": 409,
@@ -26,8 +28,12 @@ STATUS: Mapping[str, int] = {
     "unavailable": 503,
 }
 """Status of each `HoldfastError.code`; a code that is not here is a 500."""
+_LISTED = 1_000
+"""Entries of a list that an answer names; of the others it says how many there are."""
 _TITLES = {
     "request": "The request is malformed",
+    "unauthenticated": "Who asks is not known",
+    "forbidden": "Who asks may not do this",
     "not_found": "There is no such thing",
     "conflict": "The state of things forbids it",
     "locked": "Somebody else holds it",
@@ -63,10 +69,18 @@ def http_problem(
         "detail": detail,
     }
     if where:
-        body["where"] = {name: value if isinstance(value, int | float) else str(value) for name, value in where.items()}
+        body["where"] = {name: _told(value) for name, value in where.items()}
     if hint:
         body["hint"] = hint
     return status, body
+
+
+def _told(value: object) -> int | float | str:
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list) and len(value) > _LISTED:
+        return f"{value[:_LISTED]} and {len(value) - _LISTED:,} more"
+    return str(value)
 
 
 def internal_problem() -> tuple[int, dict[str, Any]]:

@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from holdfast.backend.access import Role
+from holdfast.backend.api.guard import needs
 from holdfast.backend.features.feast import online_answer
 from holdfast.backend.features.vectors import OnlineFeatures
 from holdfast.backend.records import FeatureGroup, Vector
@@ -30,23 +32,28 @@ def add_feature_store(app: FastAPI, online: OnlineFeatures) -> None:
     """Add the routes to the control plane."""
 
     @app.get("/v1/feature-groups", summary="Feature groups; `search` looks in names, owners, tags, words and features")
+    @needs(Role.VIEWER)
     def groups(search: str = "") -> list[Plain]:
         return [group_document(group) for group in online.groups.search(search)]
 
     @app.get("/v1/feature-groups/{group}", summary="A feature group with its features")
+    @needs(Role.VIEWER)
     def group(group: str) -> Plain:
         found = online.groups.get(group)
         return group_document(found) | {"features": online.groups.definitions(found)}
 
     @app.get("/v1/feature-groups/{group}/vector/{entity:path}", summary="The online vector of an entity")
+    @needs(Role.VIEWER)
     def vector(group: str, entity: str) -> Plain:
         return vector_document(group, online.vector(group, entity))
 
     @app.post("/get-online-features", summary="Online features as Feast's remote online store reads them")
+    @needs(Role.VIEWER)
     def get_online_features(request: OnlineFeaturesRequest) -> Response:
         return Response(_json(online_answer(online, request.model_dump())), media_type="application/json")
 
     @app.get("/health", include_in_schema=False)
+    @needs(Role.ANYONE)
     def health() -> Plain:
         return {"status": "ok"}
 

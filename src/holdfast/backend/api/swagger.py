@@ -31,10 +31,23 @@ def asset(name: str) -> bytes:
 
 
 def page(title: str) -> str:
-    """The page that shows /openapi.json."""
+    """The page that shows /openapi.json. Where a key is needed it asks for one, and keeps it only while it is open."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <link rel="stylesheet" href="/docs/swagger-ui.css"><link rel="icon" href="/docs/favicon.png"></head>
-<body><div id="swagger-ui"></div><script src="/docs/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({{url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true}})</script></body></html>
+<body><form id="key" hidden><label>API key <input type="password" autocomplete="off"></label>
+<button>Show</button></form>
+<div id="swagger-ui"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<script>
+const form = document.getElementById("key"), given = form.querySelector("input");
+function send(request) {{ if (given.value) request.headers["X-API-Key"] = given.value; return request; }}
+async function show() {{
+  const reply = await fetch("/openapi.json", send({{headers: {{}}}}));
+  form.hidden = reply.status !== 401;
+  if (reply.ok) SwaggerUIBundle({{spec: await reply.json(), dom_id: "#swagger-ui", deepLinking: true,
+    requestInterceptor: send}});
+}}
+form.addEventListener("submit", event => {{ event.preventDefault(); show(); }});
+show();
+</script></body></html>
 """

@@ -5,6 +5,7 @@ is asked (how many of them are there?), so the cost is in proportion to the chan
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.backend.datasets.coding import parquet_bytes
 from holdfast.backend.datasets.parts import REMOVED, Standing
 from holdfast.backend.datasets.repository import FACE_ROWS, Datasets, Draft
 from holdfast.backend.datasets.tables import Part
@@ -73,8 +75,11 @@ def change(
     when an appended key is there, NotFoundError when a deleted one is not; then nothing has changed.
     """
     given = arrow_table(rows)
-    with datasets.changing(f"{mode} {table}"):
-        work = _Work(datasets, table, mode, known)
+    with (
+        datasets.changing(f"{mode} {table}"),
+        ThreadPoolExecutor(1, thread_name_prefix="change") as beside,
+    ):
+        work = _Work(datasets, table, mode, known, beside)
         if not given.num_rows:
             return Changed(work.base, 0, 0, 0, {})
         states, supersedes = work.states(given)
@@ -84,9 +89,9 @@ def change(
 
 
 class _Work:
-    """One change of one table."""
+    """One change of one table. `beside` does, one after the other, what need not be waited for."""
 
-    def __init__(self, datasets: Datasets, name: str, mode: str, known: str) -> None:
+    def __init__(self, datasets: Datasets, name: str, mode: str, known: str, beside: Executor) -> None:
         if mode not in ("append", "upsert", "delete"):
             raise InputError(f"{mode!r} is no way to change rows", hint="It is append, upsert or delete.")
         if known not in ("now", "rule"):
@@ -100,6 +105,8 @@ class _Work:
         self._source = f"change/{new_id('change', self._now)}"
         self._counts = {"read": 0, "added": 0, "changed": 0, "removed": 0}
         self._unknown: dict[str, int] = {}
+        self._beside = beside
+        self._coded: Future[bytes] | None = None
         if self._table.source:
             raise ConflictError(
                 f"table {name!r} derives from {self._table.source!r} and cannot be changed itself",
@@ -128,23 +135,30 @@ class _Work:
         else:
             rows = typed_rows(table, given, self._contract[table.name], zone)
             self._unknown = self._unknown_parents(rows)
-        seen = np.zeros(len(rows), bool)
+        seen, known = np.zeros(len(rows), bool), self._first_known(rows)
+        states = self._stamped(rows, known)
+        # Mostly these are the states to be written: they are coded while the keys are looked up.
+        self._coded = self._beside.submit(parquet_bytes, states)
         if table.key:
             keys, parts = rows.select(table.key), self._parts
             standing = self._datasets.parts.standing(table, parts, keys)
             self._check(keys, standing)
             seen = standing.seen
             self._counts["removed" if self._mode == "delete" else "changed"] = int(standing.alive.sum())
-            known = self._known_from(rows, standing, keys)
-        else:
-            known = self._first_known(rows)
+            known_from = self._known_from(known, standing, keys)
+            if not np.array_equal(known_from, known):
+                states, self._coded = self._stamped(rows, known_from), None
         if self._mode != "delete":
             self._counts["added"] = len(rows) - self._counts["changed"]
+        return states, bool(seen.any())
+
+    def _stamped(self, rows: pa.Table, known: npt.NDArray[np.int64]) -> pa.Table:
+        """Rows as states that are known from the instants `known`, int64 [n]."""
         moment = SYSTEM_FIELDS[KNOWN_FROM]
         states = rows.append_column(SOURCE_FILE, pa.repeat(pa.scalar(self._source, pa.string()), len(rows)))
         states = states.append_column(SOURCE_ROW, pa.array(np.arange(1, len(rows) + 1)))
         states = states.append_column(KNOWN_FROM, pa.array(known, pa.int64()).cast(moment))
-        return states.append_column(REMOVED, pa.array(np.full(len(rows), self._mode == "delete"))), bool(seen.any())
+        return states.append_column(REMOVED, pa.array(np.full(len(rows), self._mode == "delete")))
 
     def _check(self, keys: pa.Table, standing: Standing) -> None:
         """Refuse to append what is there, and to delete what is not."""
@@ -167,8 +181,8 @@ class _Work:
             hint="Leave them out. Nothing was changed.",
         )  # fmt: skip
 
-    def _known_from(self, rows: pa.Table, standing: Standing, keys: pa.Table) -> npt.NDArray[np.int64]:
-        first = np.where(standing.seen, self._now, self._first_known(rows))
+    def _known_from(self, known: npt.NDArray[np.int64], standing: Standing, keys: pa.Table) -> npt.NDArray[np.int64]:
+        first = np.where(standing.seen, self._now, known)
         limits = [part.ranges.get(KNOWN_FROM) for part in standing.holders]
         if all(limit is not None and limit[1] <= self._now for limit in limits):
             return first
@@ -213,19 +227,24 @@ class _Work:
     def commit(self, states: pa.Table, supersedes: bool, note: str, author: str) -> Changed:
         """Write the part, and the version of it."""
         table, base, counts = self._table, self.base, self._counts
-        part = self._datasets.parts.write(table, states, supersedes=supersedes, period_end=self._now)
+        contract: dict[str, TableContract] = dict(self._contract)
+        written = self._beside.submit(self._written, states, supersedes)
+        if self._mode != "delete":
+            contract[table.name] = observed(table, contract[table.name], states)
+        part = written.result()
         rows = {**base.rows, table.name: base.rows[table.name] + counts["added"] - counts["removed"]}
         if any(self._root(derived) == table.name for derived in self._schema.derived):
             rows |= self._datasets.count_derived(self._schema, base.id, [part])
-        contract: dict[str, TableContract] = dict(self._contract)
-        if self._mode != "delete":
-            contract[table.name] = observed(table, contract[table.name], states)
         report = {"tables": {table.name: {**counts, "unchanged": 0, "duplicates": 0, "quarantined": 0,
                                           "unknown_parents": self._told_unknown()}},
                   "notes": [], "delivery": self._source}  # fmt: skip
         draft = Draft(base, base.period, self._schema, contract, rows, [part], note, author, report=report)
         version = self._datasets.commit(draft)
         return Changed(version, counts["added"], counts["changed"], counts["removed"], self._unknown)
+
+    def _written(self, states: pa.Table, supersedes: bool) -> Part:
+        coded = self._coded.result() if self._coded else None
+        return self._datasets.parts.write(self._table, states, supersedes=supersedes, period_end=self._now, coded=coded)
 
     def _told_unknown(self) -> dict[str, Any]:
         return {

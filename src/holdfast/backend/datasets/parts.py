@@ -1,9 +1,9 @@
 """Parts: immutable Parquet blobs of states, and how states are read back."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from holdfast.backend.datasets.coding import parquet_bytes
 from holdfast.backend.datasets.keyfiles import KeyFiles
 from holdfast.backend.datasets.pieces import AT_ONCE, PERIOD_END, Piece, each, gathered, nothing, row_groups
 from holdfast.backend.datasets.tables import Part
@@ -33,7 +34,6 @@ REMOVED = "__removed"
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _CACHE_BYTES = 128 << 20
-_SAMPLE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +97,26 @@ class PartStore:
         self._checked: set[str] = set()
         self._lock = threading.Lock()
 
-    def write(self, table: Table, states: pa.Table, *, supersedes: bool, period_end: int) -> Part:
-        """Store states as a part: user columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, if need be PERIOD_END."""
-        digest, size = self.write_plain(states)
-        ranges = ranges_of(states, [*identity_columns(table), KNOWN_FROM])
-        part = Part(table.name, digest, states.num_rows, size, supersedes, period_end, ranges)
-        if table.key:
-            removed = states[REMOVED].to_numpy()
-            self._keys.index(table, digest, lambda: KeyIndex.of(keys_of(states, table.key), removed))
-        return part
+    def write(
+        self, table: Table, states: pa.Table, *, supersedes: bool, period_end: int, coded: bytes | None = None
+    ) -> Part:
+        """Store states as a part: user columns, KNOWN_FROM, SOURCE_FILE, SOURCE_ROW, REMOVED, if need be PERIOD_END.
 
-    def write_plain(self, rows: pa.Table) -> tuple[str, int]:
+        `coded` are their `parquet_bytes`, where they were made before.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="parts") as pool:
+            stored = pool.submit(self.write_plain, states, coded)
+            # Meanwhile, since storing is compression and waiting for the disk:
+            ranges = ranges_of(states, [*identity_columns(table), KNOWN_FROM])
+            index = KeyIndex.of(keys_of(states, table.key), states[REMOVED].to_numpy()) if table.key else None
+            digest, size = stored.result()
+        if index is not None:
+            self._keys.index(table, digest, lambda: index)
+        return Part(table.name, digest, states.num_rows, size, supersedes, period_end, ranges)
+
+    def write_plain(self, rows: pa.Table, coded: bytes | None = None) -> tuple[str, int]:
         """Store any rows as Parquet; returns address and bytes."""
-        sink = io.BytesIO()
-        repeating = [name for name in rows.column_names if _repeats(rows[name])]
-        pq.write_table(rows, sink, compression="zstd", store_schema=True, use_dictionary=repeating)
-        data = sink.getvalue()
+        data = parquet_bytes(rows) if coded is None else coded
         digest = self._blobs.put(data)
         self._checked.add(digest)
         self._remember(digest, rows)
@@ -216,21 +220,23 @@ class PartStore:
         keys = _typed_keys(table, keys)
         like, wanted = ranges_of(keys, table.key), keys_of(keys, table.key)
         alive, seen = np.zeros(len(wanted), bool), np.zeros(len(wanted), bool)
-        open_ = np.arange(len(wanted))
+        # Sorted once: each index finds sorted keys soonest.
+        open_ = wanted.order()
+        wanted = wanted.take(open_)
         holders = []
         for part in reversed(parts):
             if not len(open_):
                 break
             if not _overlaps(part.ranges, like):
                 continue
-            index, asked = self._index(table, part), wanted.take(open_)
-            there, gone = index.alive.holds(asked), index.gone.holds(asked)
+            index = self._index(table, part)
+            there, gone = index.alive.holds(wanted), index.gone.holds(wanted)
             found = there | gone
             if found.any():
                 holders.append(part)
                 alive[open_[there]] = True
                 seen[open_[found]] = True
-                open_ = open_[~found]
+                open_, wanted = open_[~found], wanted.take(~found)
         return Standing(alive, seen, tuple(holders[::-1]))
 
     def newest_known(self, table: Table, parts: Sequence[Part], keys: pa.Table) -> npt.NDArray[np.int64]:
@@ -334,14 +340,6 @@ def _present(table: Table, piece: Piece) -> Mask:
 
 def _field(name: str) -> pa.Field:
     return pa.field(name, SYSTEM_FIELDS[name])
-
-
-def _repeats(column: pa.ChunkedArray) -> bool:
-    """Whether values repeat, by evenly spaced ones: a dictionary of others costs as much again as writing them."""
-    if len(column) <= _SAMPLE:
-        return True
-    sample = column.take(pa.array(np.linspace(0, len(column) - 1, _SAMPLE).astype(np.int64)))
-    return bool(pc.count_distinct(sample, mode="all").as_py() <= _SAMPLE // 2)
 
 
 def _typed_keys(table: Table, keys: pa.Table) -> pa.Table:

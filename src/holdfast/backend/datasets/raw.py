@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,14 +100,17 @@ class RawFiles:
         """The delivery is committed: its files stay."""
         self._intent.unlink(missing_ok=True)
 
-    def recover(self, deliveries: set[str]) -> None:
-        """Remove what an interrupted import left: copies, and a published folder that none of `deliveries` names."""
+    def recover(self, deliveries: Callable[[], set[str]]) -> None:
+        """Remove what an interrupted import left: copies, and a published folder that none of `deliveries` names.
+
+        They are asked for only where something is left.
+        """
         if self._intent.exists():
             try:
                 name = json.loads(self._intent.read_text(encoding="utf-8"))["delivery"]
             except (ValueError, KeyError):
                 name = None  # damaged from outside: it is written whole before anything is published
-            if name and name not in deliveries:
+            if name and name not in deliveries():
                 shutil.rmtree(self._layout.raw / name, ignore_errors=True)
             self._intent.unlink()
         if self._layout.raw.is_dir():

@@ -40,6 +40,8 @@ def tips(connection: sa.Connection) -> dict[str, str]:
 
 def named(connection: sa.Connection, name: str) -> str | None:
     """The id of the version that a branch or tag names, or None."""
+    if _VERSION.fullmatch(name):
+        return None  # no branch or tag is named so
     return tips(connection).get(name) or Pointers(connection).get(_TAG + name)
 
 

@@ -318,8 +318,11 @@ class Datasets:
                 self._recover()
 
     def _recover(self) -> None:
-        with self._store.read() as connection:
-            self.raw.recover({file.delivery for file in rows_of.files_of(connection, None)})
+        def deliveries() -> set[str]:
+            with self._store.read() as connection:
+                return {file.delivery for file in rows_of.files_of(connection, None)}
+
+        self.raw.recover(deliveries)
 
     def last_states(
         self, version: str | None, table: Table, like: Ranges | None = None, keys: pa.Table | None = None
@@ -345,9 +348,11 @@ class Datasets:
         with self._store.write("data version") as connection:
             self._check_there(draft)
             before = (base.bytes if base else 0) if draft.manifest == ADDS else 0
+            # Looked up now: a training may have ended while this import ran.
+            extended = self._row(connection, base.id) if base else None
             record = DatasetVersion(
                 id=new_id("data", now),
-                version=self._next_number(connection, draft),
+                version=_next_number(connection, draft, extended),
                 made_at=now,
                 parents=((base.id,) if base else ()) + tuple(draft.parents),
                 period=draft.period,
@@ -356,7 +361,7 @@ class Datasets:
                 bytes=before + sum(part.bytes for part in draft.parts),
                 note=draft.note,
                 author=draft.author,
-                state=state or self._next_state(connection, base),
+                state=state or ("pending" if extended is None or extended.state == "pending" else "retrain_needed"),
                 sources=tuple(file.id for file in draft.files),
                 report=dict(draft.report),
             )
@@ -408,24 +413,6 @@ class Datasets:
             write_face(self._layout.processed, current.id, current.version, rows)
         return face_is(self._layout.processed, current.id)
 
-    def _next_number(self, connection: sa.Connection, draft: Draft) -> str:
-        """The number after the highest there is: numbers never repeat, also after going back."""
-        table = rows_of.datasets
-        last = connection.execute(
-            sa.select(table.c.major, table.c.minor).order_by(table.c.major.desc(), table.c.minor.desc()).limit(1)
-        ).first()
-        if last is None or draft.base is None:
-            return f"v{last.major + 1 if last else 1}.0"
-        held = _contract(self._row(connection, draft.base.id))
-        rules = [{name: one.binding for name, one in contract.items()} for contract in (held, draft.contract)]
-        same = draft.base.schema == draft.schema.to_dict() and rules[0] == rules[1]
-        return f"v{last.major}.{last.minor + 1}" if same else f"v{last.major + 1}.0"
-
-    def _next_state(self, connection: sa.Connection, base: DatasetVersion | None) -> str:
-        # Looked up now: a training may have ended while this import ran.
-        before = self._row(connection, base.id).state if base else "pending"
-        return "pending" if before == "pending" else "retrain_needed"
-
     def _row(self, connection: sa.Connection, version: str | None) -> Any:
         if version is None:
             version = Pointers(connection).get(POINTER)
@@ -453,6 +440,20 @@ class Datasets:
                 hint=nearest(version, [*known, *tips(connection)]),
             )
         return row
+
+
+def _next_number(connection: sa.Connection, draft: Draft, base: Any) -> str:
+    """The number after the highest there is: numbers never repeat, also after going back. `base` is the base's row."""
+    table = rows_of.datasets
+    last = connection.execute(
+        sa.select(table.c.major, table.c.minor).order_by(table.c.major.desc(), table.c.minor.desc()).limit(1)
+    ).first()
+    if last is None or base is None:
+        return f"v{last.major + 1 if last else 1}.0"
+    held = _contract(base)
+    rules = [{name: one.binding for name, one in contract.items()} for contract in (held, draft.contract)]
+    same = json.loads(base.schema) == draft.schema.to_dict() and rules[0] == rules[1]
+    return f"v{last.major}.{last.minor + 1}" if same else f"v{last.major + 1}.0"
 
 
 def _line(schema: Schema, name: str) -> list[Table]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -158,7 +159,7 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _walk(version: str, until: Collection[str]) -> sa.CTE:
+def _walk(version: str | sa.BindParameter[str], until: Collection[str]) -> sa.CTE:
     """`version` and the versions it extends with their distance, back to the first whose manifest is in `until`."""
     walk = (
         sa.select(datasets.c.id, datasets.c.base, datasets.c.manifest, sa.literal(0).label("depth"))
@@ -204,9 +205,14 @@ def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) ->
 
 def parts_of(connection: sa.Connection, version: str) -> list[Part]:
     """The manifest of a version: parts in the order of delivery."""
-    walk = _walk(version, (WHOLE, COMPACT))
-    query = sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
-    return [_part(row) for row in connection.execute(query)]
+    return [_part(row) for row in connection.execute(_manifest(), {"version": version})]
+
+
+@cache
+def _manifest() -> sa.Select[Any]:
+    """The query of `parts_of`: making it anew costs more than running it."""
+    walk = _walk(sa.bindparam("version"), (WHOLE, COMPACT))
+    return sa.select(_parts).join(walk, walk.c.id == _parts.c.dataset).order_by(walk.c.depth.desc(), _parts.c.position)
 
 
 def every_part() -> sa.Select[Any]:

@@ -1,31 +1,28 @@
 """The deployment records and the pointer `deployment:<target>`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 
+from holdfast.backend.deployment.routes import Arm, Route
+from holdfast.backend.deployment.tables import deployments as _deployments
+from holdfast.backend.deployment.tables import rollout_events, rollouts
+from holdfast.backend.deployment.trials import ROLLOUT, overtake
 from holdfast.backend.ports import Clock
 from holdfast.backend.records import Deployment, new_id
-from holdfast.backend.store import Pointers, Store, metadata
+from holdfast.backend.store import Pointers, Store
 from holdfast.errors import ConflictError, InputError, NotFoundError
 
 __all__ = ["Deployments"]
 
 _PREFIX = "deployment:"
-_deployments = sa.Table(
-    "deployments",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("target", sa.Text, nullable=False, index=True),
-    sa.Column("made_at", sa.BigInteger, nullable=False),
-    sa.Column("models", sa.JSON, nullable=False),
-    sa.Column("parents", sa.JSON, nullable=False),
-    sa.Column("note", sa.Text, nullable=False),
-)
 
 
 class Deployments:
-    """What was and is deployed. A deployment never changes: a change makes a new one and moves the pointer."""
+    """What was and is deployed. A deployment never changes: a change makes a new one and moves the pointer.
+
+    Whatever moves it, but the promotion of a candidate, stops the rollout of the target in the same transaction.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -37,22 +34,33 @@ class Deployments:
         `after` is the id of the deployment that the caller saw as current (None: there was none); ConflictError when
         another one was deployed meanwhile. Whether the models can serve is checked before, in `pipelines.deploy`.
         """
+        with self._store.write("deploy") as connection:
+            made = self.record(target, models, note, after=after)
+            self._move(connection, target, made.id, note or "deploy", after)
+        return made
+
+    def record(self, target: str, models: Mapping[str, str], note: str = "", *, after: str | None = None) -> Deployment:
+        """Record a deployment that does not answer yet, or only on trial; `after` is what it would follow."""
         if not models:
             raise InputError(f"a deployment of {target!r} needs at least one model", where={"target": target})
         now = self._clock.now()
-        made = Deployment(
-            id=new_id("dep", now),
-            target=target,
-            made_at=now,
-            models=dict(models),
-            parents=(after,) if after else (),
-            note=note,
-        )
-        with self._store.write("deploy") as connection:
+        parents = (after,) if after else ()
+        made = Deployment(new_id("dep", now), target, now, dict(models), parents, note)
+        with self._store.write("record deployment") as connection:
             row = {name: getattr(made, name) for name in Deployment.__dataclass_fields__}
             connection.execute(_deployments.insert().values(row | {"parents": list(made.parents)}))
-            Pointers(connection).move(_PREFIX + target, made.id, at=now, why=note or "deploy", expect=after)
         return made
+
+    def promote(self, deployment: Deployment, *, after: str, why: str) -> None:
+        """Let a recorded deployment answer in place of `after`; ConflictError when another one does by now."""
+        with self._store.write("promote deployment") as connection:
+            self._move(connection, deployment.target, deployment.id, why, after)
+
+    def _move(self, connection: sa.Connection, target: str, to: str, why: str, expect: str | None) -> None:
+        now = self._clock.now()
+        Pointers(connection).move(_PREFIX + target, to, at=now, why=why, expect=expect)
+        # A promotion has ended its rollout before.
+        overtake(connection, target, at=now, reason=f"another deployment answers by now: {to}")
 
     def get(self, deployment: str) -> Deployment:
         """The deployment of that id, or NotFoundError."""
@@ -85,6 +93,24 @@ class Deployments:
             found = Pointers(connection).all(_PREFIX)
         return {name.removeprefix(_PREFIX): deployment for name, deployment in found.items()}
 
+    def routes(self) -> dict[str, Route]:
+        """Where the requests of every target that has a deployment go; one short read.
+
+        A rollout counts only while what it is compared with is what answers.
+        """
+        with self._store.read() as connection:
+            pointers = Pointers(connection)
+            stable, running = pointers.all(_PREFIX), pointers.all(ROLLOUT)
+            arms = dict(_arms(connection, list(running.values()))) if running else {}
+        routes = {}
+        for name, deployment in stable.items():
+            target = name.removeprefix(_PREFIX)
+            rollout = running.get(ROLLOUT + target, "")
+            beside = arms.get(rollout)
+            compared = beside is not None and beside[0] == deployment
+            routes[target] = Route(deployment, (beside[1],), rollout) if beside and compared else Route(deployment)
+        return routes
+
     def before(self, target: str, to: str | None = None) -> tuple[Deployment, Deployment]:
         """The current deployment and the one that `rollback(target, to)` would go back to.
 
@@ -115,10 +141,54 @@ class Deployments:
         """
         current, goal = self.before(target, to)
         with self._store.write("roll back deployment") as connection:
-            Pointers(connection).move(
-                _PREFIX + target, goal.id, at=self._clock.now(), why=why or "rollback", expect=current.id
-            )
+            self._move(connection, target, goal.id, why or "rollback", current.id)
         return goal
+
+    def withdraw(self, target: str, *, why: str = "withdrawn") -> str:
+        """Let nothing answer for `target` until it is resumed or deployed; returns what answered. NotFoundError."""
+        with self._store.write("withdraw deployment") as connection:
+            pointers = Pointers(connection)
+            current = pointers.get(_PREFIX + target)
+            if current is None:
+                raise NotFoundError(f"nothing is deployed for {target!r}", where={"target": target})
+            now = self._clock.now()
+            pointers.drop(_PREFIX + target, at=now, why=why)
+            overtake(connection, target, at=now, reason=f"nothing answers any more: {why}")
+        return current
+
+    def resume(self, target: str, *, why: str = "resumed") -> None:
+        """Point at what was withdrawn. ConflictError when something was deployed meanwhile; NotFoundError."""
+        with self._store.write("resume deployment") as connection:
+            last = self._last(Pointers(connection), target)
+            self._move(connection, target, last, why, None)
+
+    def last(self, target: str) -> str:
+        """The id of the deployment that answers for `target` or, where it was withdrawn, answered last."""
+        with self._store.read() as connection:
+            return self._last(Pointers(connection), target)
+
+    def _last(self, pointers: Pointers, target: str) -> str:
+        moves = pointers.history(_PREFIX + target)
+        if not moves:
+            raise NotFoundError(f"nothing was ever deployed for {target!r}", where={"target": target})
+        return moves[-1].after or str(moves[-1].before)
+
+
+def _arms(connection: sa.Connection, running: list[str]) -> Iterator[tuple[str, tuple[str, Arm]]]:
+    """By rollout: the stable deployment it is compared with, and its arm."""
+    newest = (
+        sa.select(rollout_events.c.rollout, sa.func.max(rollout_events.c.id).label("id"))
+        .where(rollout_events.c.rollout.in_(running))
+        .group_by(rollout_events.c.rollout)
+        .subquery()
+    )
+    query = (
+        sa.select(rollouts, rollout_events.c.share)
+        .join(newest, newest.c.rollout == rollouts.c.id)
+        .join(rollout_events, rollout_events.c.id == newest.c.id)
+    )
+    for row in connection.execute(query):
+        yield row.id, (row.stable, Arm(row.candidate, row.share, row.mode))
 
 
 def _record(row: "sa.Row[tuple[object, ...]]") -> Deployment:

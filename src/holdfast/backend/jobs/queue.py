@@ -116,12 +116,14 @@ class Queue:
         return next((job for job in found if job.arguments == arguments), None)
 
     def _waiting(self, connection: sa.Connection, kinds: Sequence[str]) -> "list[sa.Row[Any]]":
-        due = (jobs.c.state == "queued") & (jobs.c.due_at <= self.clock.now())
-        query = sa.select(jobs).where(jobs.c.kind.in_(kinds), due | (jobs.c.state == "running"))
-        found = connection.execute(query.order_by(jobs.c.due_at, jobs.c.id).limit(100)).all()
-        running = {f"job:{row.id}" for row in found if row.state == "running"}
+        """What can be claimed, at most 100: due jobs, and running ones that nobody holds any more."""
+        begun = sa.select(jobs.c.id).where(jobs.c.kind.in_(kinds), jobs.c.state == "running")
+        running = {f"job:{job}": job for job in connection.scalars(begun)}
         held = self.leases.alive(connection, running) if running else frozenset()
-        return [row for row in found if f"job:{row.id}" not in held]
+        left = [job for name, job in running.items() if name not in held]
+        due = (jobs.c.state == "queued") & (jobs.c.due_at <= self.clock.now())
+        query = sa.select(jobs).where(jobs.c.kind.in_(kinds), due | jobs.c.id.in_(left))
+        return list(connection.execute(query.order_by(jobs.c.due_at, jobs.c.id).limit(100)).all())
 
     def _claimed(self, connection: sa.Connection, row: "sa.Row[Any]") -> Claim | None:
         taken = self.leases.take(connection, [f"job:{row.id}"], f"{row.kind} {row.arguments}")
@@ -212,6 +214,12 @@ class Queue:
         with self.store.read() as connection:
             return self._get(connection, job)
 
+    def find(self, key: str) -> Job | None:
+        """The job of that key, or None."""
+        with self.store.read() as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.key == key)).first()
+        return None if row is None else _job(row)
+
     def list(self, *, state: str | None = None, kind: str | None = None, limit: int = 100) -> "Jobs":
         """Jobs, newest first."""
         query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
@@ -222,9 +230,9 @@ class Queue:
         with self.store.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    def unfinished(self) -> int:
-        """How many jobs wait or run."""
-        query = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state.in_(ACTIVE))
+    def unfinished(self, kinds: Sequence[str]) -> int:
+        """How many jobs of these kinds wait or run."""
+        query = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.kind.in_(kinds))
         with self.store.read() as connection:
             return int(connection.execute(query).scalar_one())
 

@@ -65,6 +65,11 @@ class Running:
             self._queue.record_step(connection, self.job, name, result, version=1, began_at=began)
         return result
 
+    def keep(self, connection: sa.Connection, name: str, result: Any) -> None:
+        """Record the result of a step in the very transaction that has its effect, whoever began it."""
+        began = self._queue.clock.now()
+        self._queue.record_step(connection, self.job, name, result, version=1, began_at=began)
+
     def result(self, name: str) -> Any:
         """The result of a step that an earlier attempt did, or None."""
         with self._queue.store.read() as connection:
@@ -91,7 +96,8 @@ class Handler:
     """What does jobs of a kind: `run(running, arguments)` makes something, `plain` makes plain data of it to keep.
 
     `again` makes it of the plain data, for those who did not run it themselves. `timeout` (seconds an attempt) is kept
-    by workers, which kill; `attempts` is the cap for jobs that workers run.
+    by workers, which kill; `attempts` is the cap for jobs that workers run. What lasts as long as something else does
+    is not for `workers`, whose jobs wait for each other: it is claimed by name.
     """
 
     run: Callable[[Running, Mapping[str, Any]], Any]
@@ -99,6 +105,7 @@ class Handler:
     again: Callable[[Any], Any]
     timeout: float = 24 * 3600
     attempts: int = 5
+    workers: bool = True
 
 
 class _NotCancelled:
@@ -126,6 +133,11 @@ class Engine:
         """The leases that running jobs hold."""
         return self.queue.leases
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that workers run."""
+        return tuple(kind for kind, handler in self.handlers.items() if handler.workers)
+
     def run(
         self, kind: str, arguments: Mapping[str, Any], *, progress: Progress | None = None, wait: float = 0.0
     ) -> Any:
@@ -148,7 +160,7 @@ class Engine:
 
     def work(self, kinds: tuple[str, ...] | None = None) -> Job | None:
         """Claim one job and run it, as a worker does: errors are recorded, not raised. None when nothing was due."""
-        claim = self.queue.claim(kinds or self.handlers)
+        claim = self.queue.claim(kinds or self.kinds)
         if claim is None:
             return None
         try:

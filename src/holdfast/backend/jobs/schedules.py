@@ -37,7 +37,8 @@ def next_time(cron: str, after: int, timezone: str) -> int:
 
     start = datetime.fromtimestamp(after // _SECOND, UTC).astimezone(ZoneInfo(timezone))
     try:
-        moment = next(CronSim(cron, start))
+        # In the hour that comes twice it also names what has passed.
+        moment = next(moment for moment in CronSim(cron, start) if moment.timestamp() * _SECOND > after)
     except (CronSimError, StopIteration) as error:
         raise ConfigError(
             f"{cron!r} is no cron line that ever comes: {error}",
@@ -55,7 +56,10 @@ class Schedules:
         self._timezone = timezone
 
     def tick(self) -> list[Job]:
-        """Send what is due. Times that passed while nobody looked are made up for once, by the newest of them."""
+        """Send what is due. Times that passed while nobody looked are made up for once, by the newest of them.
+
+        What a clock that was ahead left behind, due later than the cron line says, is due as it says.
+        """
         now = self._queue.clock.now()
         with self._queue.store.read() as connection:
             if not self._changed(connection, now):
@@ -67,9 +71,10 @@ class Schedules:
                 connection.execute(schedules.delete().where(schedules.c.name == name))
             for name, schedule in self.wanted.items():
                 row = known.get(name)
-                if row is not None and row.cron == schedule.cron and row.next_at > now:
+                after = next_time(schedule.cron, now, self._timezone)
+                if row is not None and row.cron == schedule.cron and now < row.next_at <= after:
                     continue
-                if row is not None and row.cron == schedule.cron:
+                if row is not None and row.cron == schedule.cron and row.next_at <= now:
                     due = self._newest(schedule.cron, row.next_at, now)
                     sent.append(
                         self._queue.send(
@@ -78,7 +83,6 @@ class Schedules:
                         )
                     )  # fmt: skip
                 connection.execute(schedules.delete().where(schedules.c.name == name))
-                after = next_time(schedule.cron, now, self._timezone)
                 connection.execute(schedules.insert().values(name=name, cron=schedule.cron, next_at=after))
         return sent
 
@@ -90,7 +94,9 @@ class Schedules:
     def _changed(self, connection: sa.Connection, now: int) -> bool:
         known = {row.name: (row.cron, row.next_at) for row in connection.execute(sa.select(schedules))}
         wanted = {name: schedule.cron for name, schedule in self.wanted.items()}
-        return wanted != {name: cron for name, (cron, _) in known.items()} or any(at <= now for _, at in known.values())
+        return wanted != {name: cron for name, (cron, _) in known.items()} or any(
+            at <= now or at > next_time(cron, now, self._timezone) for cron, at in known.values()
+        )
 
     def _newest(self, cron: str, first: int, now: int) -> int:
         due = first

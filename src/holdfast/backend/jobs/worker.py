@@ -172,7 +172,7 @@ def _run_child(open_: Callable[[], Opened], pipe: Connection, drain: bool) -> No
     engine = open_().engine
     while not stopping.is_set():
         if engine.work() is None:
-            if drain and not engine.queue.unfinished():
+            if drain and not engine.queue.unfinished(engine.kinds):
                 break
             stopping.wait(_LOOK)
 

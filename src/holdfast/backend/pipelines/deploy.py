@@ -6,7 +6,7 @@ from holdfast.backend.records import Deployment, new_id
 from holdfast.backend.serving.loader import Sources, check_data, load_predictor
 from holdfast.errors import ConflictError
 
-__all__ = ["deploy", "rollback"]
+__all__ = ["deploy", "resume", "rollback"]
 
 Once = Callable[[Callable[[], Deployment]], Deployment]
 """Does a change, in one transaction with the record that it was done."""
@@ -44,3 +44,11 @@ def rollback(sources: Sources, target: str, to: str | None = None, *, once: Once
     current, goal = sources.deployments.before(target, to)
     check_data(load_predictor(goal, sources), sources.dataset())
     return once(lambda: sources.deployments.rollback(target, goal.id, why=f"rollback from {current.id}"))
+
+
+def resume(sources: Sources, target: str) -> None:
+    """Let what answers, or answered before it was withdrawn, answer: after the same checks as `deploy`."""
+    deployments = sources.deployments
+    check_data(load_predictor(deployments.get(deployments.last(target)), sources), sources.dataset())
+    if target not in deployments.pointers():
+        deployments.resume(target)

@@ -13,10 +13,12 @@ from glob import escape as escape_glob
 from pathlib import Path
 from typing import Any
 
+from holdfast.backend.deployment import Outcomes
 from holdfast.backend.pipelines.erasing import Plan
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.records import Key
-from holdfast.backend.serving.log import Logged, erase_predictions
+from holdfast.backend.serving.exchange import Logged
+from holdfast.backend.serving.log import erase_predictions
 from holdfast.backend.store import Leases, crash_point
 from holdfast.backend.store.erasures import Erasures
 from holdfast.backend.store.files import sha256_of_file, write_whole
@@ -149,8 +151,14 @@ def _predictions(rooms: Rooms, intent: Mapping[str, Any]) -> int:
     keys = {table: set(found) for table, found in intent["keys"].items()}
     targets = {**_entities(rooms), **intent["targets"]}
 
+    outcomes = Outcomes(rooms.store, rooms.clock)
+
     def belongs(entry: Logged) -> bool:
-        return entry.entity is not None and entry.entity in keys.get(targets.get(entry.target, ""), ())
+        theirs = entry.entity is not None and entry.entity in keys.get(targets.get(entry.target, ""), ())
+        if theirs:
+            # Before the prediction, by which it is found: what is interrupted here is done again.
+            outcomes.erase([entry.id])
+        return theirs
 
     def cleaned(rows: Any) -> Any:
         if not isinstance(rows, dict):

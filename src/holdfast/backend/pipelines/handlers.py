@@ -5,6 +5,8 @@ its files' hashes what it has brought already, a training by its fingerprint wha
 back are one transaction with their record. Arguments and results are plain data; files are absolute paths.
 """
 
+import math
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -20,22 +22,29 @@ from holdfast.backend.store import actor
 from holdfast.core.features.primitives import Primitive
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from holdfast.backend.datasets.collecting import Collected
     from holdfast.backend.datasets.rewriting import Compacted
     from holdfast.backend.pipelines.backup import Backup, BackupRooms
+    from holdfast.backend.pipelines.batch_rows import BlockReader
     from holdfast.backend.pipelines.delivery import IngestResult, Reader
     from holdfast.backend.pipelines.materialise import FeatureRooms
+    from holdfast.backend.pipelines.predicting import BatchReport
     from holdfast.backend.pipelines.train import Trained
     from holdfast.backend.pipelines.vault import Vault
-    from holdfast.backend.records import Deployment
+    from holdfast.backend.records import Deployment, Rollout, RolloutEvent
 
 __all__ = ["PipelineRooms", "handlers", "training_of", "trigger_training"]
 
 Arguments = Mapping[str, Any]
+_RESTARTS = 1_000_000
 
 
 class PipelineRooms(Rooms, Protocol):
     """What pipelines work with: the rooms, and what reads files, looks after feature groups and keeps backups."""
+
+    leaving: threading.Event
 
     @property
     def engine(self) -> Engine:
@@ -50,6 +59,11 @@ class PipelineRooms(Rooms, Protocol):
     @property
     def reader(self) -> "Callable[[], AbstractContextManager[Reader]]":
         """What reads delivered files."""
+        ...
+
+    @property
+    def blocks(self) -> "BlockReader":
+        """What reads files in blocks."""
         ...
 
     @property
@@ -84,11 +98,21 @@ def handlers(rooms: PipelineRooms) -> dict[str, Handler]:
         "train": Handler(partial(_train, rooms), _plain_trained, partial(_again_trained, rooms)),
         "deploy": Handler(partial(_deploy, rooms), lambda made: made.id, partial(_again_deployed, rooms)),
         "rollback": Handler(partial(_rollback, rooms), lambda made: made.id, partial(_again_deployed, rooms)),
+        "rollout_start": Handler(partial(_start_rollout, rooms), lambda made: made.id, partial(_again_rollout, rooms)),
+        "rollout_end": Handler(partial(_end_rollout, rooms), lambda made: made.rollout, partial(_again_ended, rooms)),
+        "rollout": Handler(
+            partial(_watch_rollout, rooms),
+            lambda made: {"state": made.state, "reason": made.reason},
+            lambda kept: kept,
+            timeout=math.inf,
+            workers=False,
+        ),
         "materialise": Handler(
             partial(_materialise, rooms), lambda made: [one.id for one in made], partial(_again_materialised, rooms)
         ),
         "compact": Handler(partial(_compact, rooms), asdict, partial(_again_compacted, rooms)),
         "collect": Handler(partial(_collect, rooms), asdict, _again_collected),
+        "predict": Handler(partial(_predict, rooms), _plain_predicted, _again_predicted),
         "backup": Handler(partial(_backup, rooms), lambda made: {"id": made.id}, partial(_again_backed_up, rooms)),
     }
 
@@ -168,17 +192,22 @@ def _build(rooms: PipelineRooms, given: Arguments, running: Running | None) -> A
 def _train(rooms: PipelineRooms, running: Running, given: Arguments) -> "Trained":
     from holdfast.backend.pipelines.train import train
 
+    # Registered before its process died: the data may have changed since, and it must not become two trainings.
+    if (kept := running.result("register")) is not None:
+        return _again_trained(rooms, kept)
+
+    def keep(connection: "sa.Connection", made: "Trained") -> None:
+        running.keep(connection, "register", _plain_trained(made))
+        if given["labels"] is None and rooms.datasets.get().id == made.run.dataset:
+            rooms.engine.queue.supersede(connection, "train", training_of(given["target"]), f"{made.run.id} did it")
+
     built = _build(rooms, {"target": given["target"]}, running)
-    made = train(
+    return train(
         rooms.registry, rooms.datasets, built.matrix, rooms.settings,
         target=given["target"], labels=given["labels"], note=given["note"], force=given["force"],
         progress=running.progress, step=running.step,
+        keep=keep,
     )  # fmt: skip
-    if given["labels"] is None:
-        with rooms.engine.queue.store.write("trained") as connection:
-            if rooms.datasets.get().id == made.run.dataset:
-                rooms.engine.queue.supersede(connection, "train", training_of(given["target"]), f"{made.run.id} did it")
-    return made
 
 
 def _plain_trained(made: "Trained") -> dict[str, Any]:
@@ -276,6 +305,44 @@ def _rollback(rooms: PipelineRooms, running: Running, given: Arguments) -> "Depl
     return rollback(sources, given["target"], given["to"], once=partial(_once, running, "roll back"))
 
 
+def _start_rollout(rooms: PipelineRooms, running: Running, given: Arguments) -> "Rollout":
+    from holdfast.backend.pipelines.rollout import KIND, Asked, begin, job_key, policy_from, senses
+
+    def send(connection: "sa.Connection", rollout: str) -> None:
+        # It lives as long as the rollout, through any number of restarts.
+        rooms.engine.queue.send(
+            connection, KIND, {"rollout": rollout}, key=job_key(rollout), cause=running.job.id, attempts=_RESTARTS
+        )
+
+    asked = Asked(given["target"], given["models"], policy_from(given["policy"]), given["note"])
+    return begin(rooms, running, asked, senses(rooms), send)
+
+
+def _end_rollout(rooms: PipelineRooms, running: Running, given: Arguments) -> "RolloutEvent":
+    from holdfast.backend.pipelines.rollout import finish, senses
+
+    rollout = _again_rollout(rooms, given["rollout"])
+    return finish(rooms, running, rollout, given["action"], given["why"], seen=senses(rooms))
+
+
+def _watch_rollout(rooms: PipelineRooms, running: Running, given: Arguments) -> "RolloutEvent":
+    from holdfast.backend.pipelines.rollout import watch
+
+    return watch(rooms, running, _again_rollout(rooms, given["rollout"]))
+
+
+def _again_rollout(rooms: PipelineRooms, kept: str) -> "Rollout":
+    from holdfast.backend.deployment import Rollouts
+
+    return Rollouts(rooms.store, rooms.clock, rooms.deployments).get(kept)
+
+
+def _again_ended(rooms: PipelineRooms, kept: str) -> "RolloutEvent":
+    from holdfast.backend.deployment import Rollouts
+
+    return Rollouts(rooms.store, rooms.clock, rooms.deployments).events(kept)[-1]
+
+
 def _again_deployed(rooms: PipelineRooms, kept: str) -> "Deployment":
     return rooms.deployments.get(kept)
 
@@ -290,3 +357,20 @@ def _once(running: Running, name: str, change: "Callable[[], Deployment]") -> "D
 
     running.commit(name, do)
     return made[0]
+
+
+def _predict(rooms: PipelineRooms, running: Running, given: Arguments) -> "BatchReport":
+    from holdfast.backend.pipelines.predicting import predict_batch
+
+    return predict_batch(rooms, running, given)
+
+
+def _plain_predicted(made: "BatchReport") -> dict[str, Any]:
+    return {**asdict(made), "output": str(made.output), "rejects": str(made.rejects) if made.rejects else None}
+
+
+def _again_predicted(kept: dict[str, Any]) -> "BatchReport":
+    from holdfast.backend.pipelines.predicting import BatchReport
+
+    rejects = Path(kept["rejects"]) if kept["rejects"] else None
+    return BatchReport(**{**kept, "output": Path(kept["output"]), "rejects": rejects})

@@ -26,7 +26,8 @@ __all__ = ["Finding", "check"]
 _RUN_STATES = {"running", "done", "failed"}
 _READ = (
     "pointers", "pointer_moves", "datasets", "dataset_parts", "dataset_files", "feature_sets", "matrices",
-    "feature_groups", "materialisations", "runs", "model_versions", "archived_models", "deployments", "jobs",
+    "feature_groups", "materialisations", "runs", "model_versions", "archived_models", "deployments", "rollouts",
+    "jobs",
 )  # fmt: skip
 
 
@@ -245,6 +246,15 @@ def _deployments(tables: Tables) -> Iterator[Finding]:
         for parent in row["parents"]:
             if known.get(parent) != row["target"]:
                 yield _broken(of, f"its parent {parent} is no deployment of {row['target']!r}")
+    trials = {row["id"]: row["target"] for row in tables["rollouts"]}
+    for row in tables["pointers"]:
+        kind, _, target = row["name"].partition(":")
+        if kind == "rollout" and trials.get(row["target"]) != target:
+            yield _broken(row["name"], f"points at {row['target']}, which is no rollout of that target")
+    for row in tables["rollouts"]:
+        for role in ("stable", "candidate"):
+            if known.get(row[role]) != row["target"]:
+                yield _broken(f"rollout {row['id']}", f"its {role} {row[role]} is no deployment of {row['target']!r}")
 
 
 def _groups(tables: Tables) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from holdfast.core.schema import Table
 from holdfast.core.timeline import isoformat
 from holdfast.errors import InputError
 
-__all__ = ["ENTITY", "EVENT_AT", "MADE_AT", "FeatureRooms", "freshness", "materialise", "world_of"]
+__all__ = ["ENTITY", "EVENT_AT", "MADE_AT", "FeatureRooms", "freshness", "known_entities", "materialise", "world_of"]
 
 Progress = Callable[[int, int, str], None]
 ENTITY, EVENT_AT, MADE_AT = "__entity", "__event_at", "__made_at"
@@ -111,7 +111,7 @@ def _one(
         Leases(groups.store, rooms.clock).hold([f"group:{group.name}"], doing="materialise"),
         tempfile.TemporaryDirectory(dir=rooms.layout.private) as folder,
     ):
-        entities = _known_entities(world, group, cutoff)
+        entities = known_entities(world, group.entity, cutoff)
         file = Path(folder) / "rows.arrow"
         _compute(group, world, entities, (cutoff, now), file=file, step=step)
         digest = rooms.blobs.put_file(file)
@@ -136,9 +136,9 @@ def _one(
     return made
 
 
-def _known_entities(world: World, group: FeatureGroup, cutoff: int) -> pa.Array:
-    """Keys of the entity's rows as known at the cutoff, ascending."""
-    rows = world.tables[group.entity]
+def known_entities(world: World, entity: str, cutoff: int) -> pa.Array:
+    """Keys of the rows of table `entity` as known at the cutoff, ascending. InputError when there are none."""
+    rows = world.tables[entity]
     table: Table = rows.table
     seen = (rows.known_from <= cutoff) & (cutoff < rows.known_to)
     if table.time is not None:
@@ -146,8 +146,8 @@ def _known_entities(world: World, group: FeatureGroup, cutoff: int) -> pa.Array:
     keys = pc.unique(rows.raw(table.key[0]).filter(pa.array(seen))).drop_null()
     if not len(keys):
         raise InputError(
-            f"no row of {group.entity!r} was known at {isoformat(cutoff)}",
-            where={"feature group": group.name, "table": group.entity},
+            f"no row of {entity!r} was known at {isoformat(cutoff)}",
+            where={"table": entity},
             hint="Give a later time, or import the data first.",
         )
     return keys.take(pc.array_sort_indices(keys))

@@ -48,10 +48,17 @@ _WORDS = {
     "training.seed": "same seed, same model",
     "training.on_import": "new data send a training, for a worker to do",
     "training.parameters": "of the learner: {max_depth: 4}",
-    "serving.host": "0.0.0.0 listens on every interface",
+    "serving.host": "0.0.0.0 listens on every interface, once there is an API key",
     "serving.port": "predictions; the control plane is on the next port",
     "serving.workers": "processes that answer",
+    "serving.grpc_port": "the Open Inference Protocol over gRPC, there",
     "serving.max_body_mb": "largest request",
+    "serving.access_log": "share of requests that are told in the log",
+    "serving.tracing": "true: a span of each request to OpenTelemetry",
+    "serving.lazy": "true: open a deployment at its first prediction",
+    "serving.timeout": "how long a prediction may take",
+    "serving.tls": "{certificate: server.pem, key: server.key}: speak HTTPS",
+    "serving.drain": "seconds that predictions go on after SIGTERM, while /v1/ready says no",
 }
 
 _HEAD = """\

@@ -15,8 +15,9 @@ from holdfast.backend.records import (
     RawFile,
     Run,
 )
+from holdfast.backend.serving.exchange import Logged
 from holdfast.backend.serving.loader import Sources
-from holdfast.backend.serving.log import Logged, read_prediction
+from holdfast.backend.serving.log import read_prediction
 from holdfast.backend.serving.predictor import deployment_of
 from holdfast.backend.serving.questions import StoredData, entity_column
 from holdfast.core.features.definitions import FeatureSet

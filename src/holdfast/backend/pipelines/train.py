@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -89,6 +89,9 @@ class _Inputs:
     told: dict[str, Any]
 
 
+Keep = Callable[[sa.Connection, Trained], None]
+
+
 def train(
     registry: Registry,
     datasets: Datasets | None,
@@ -101,13 +104,15 @@ def train(
     force: bool = False,
     progress: Progress | None = None,
     step: Step | None = None,
+    keep: Keep | None = None,
 ) -> Trained:
     """Split, fit each label, measure, and register all models of the run in one transaction.
 
     `labels` chooses among the matrix's labels (default: all). `datasets` is where the matrix's dataset version becomes
     `trained` once every label of every target is; None for a matrix that comes from none. When an equal run is done
     already its versions become current again, unless `force`.
-    `step(name, do)` keeps what a label's training gave, so that a training that was interrupted goes on after it.
+    `step(name, do)` keeps what a label's training gave, so that a training that was interrupted goes on after it, and
+    `keep(connection, trained)` what came of it all, in the transaction that makes the versions current.
     `progress(done, total, message)` counts labels in thousandths. LockedError while one of the models is being trained;
     whatever fails, models, pointers and data/model stay as they were.
     """
@@ -118,11 +123,13 @@ def train(
     began = kept(f"run {fingerprint[:16]}", lambda: _begun(registry))
     done = registry.find_run(fingerprint, own=began["id"], force=force)
     models = {label: model_name(target, label, matrix.task) for label in chosen}
-    mark = partial(_mark, registry, datasets, settings, dataset=matrix.record.dataset, models=tuple(models.values()))
-    if done is not None and (versions := _made_before(registry, done, set(models.values()))):
-        with model_locks(registry, tuple(models.values())):
-            registry.make_current(versions, why="trained before", also=partial(mark, run=done.id))
-        return Trained(done, versions, repeated=done.id != began["id"])
+    names = tuple(models.values())
+    mark = partial(_mark, registry, datasets, settings, dataset=matrix.record.dataset, models=names, keep=keep)
+    if done is not None and (versions := _made_before(registry, done, set(names))):
+        trained = Trained(done, versions, repeated=done.id != began["id"])
+        with model_locks(registry, names):
+            registry.make_current(versions, why="trained before", also=partial(mark, made=trained))
+        return trained
     run = Run(
         id=began["id"], target=target, made_at=began["at"], ended_at=None, state="running",
         dataset=matrix.record.dataset, feature_set=matrix.record.feature_set, matrix=matrix.record.id,
@@ -130,30 +137,33 @@ def train(
         fingerprint=fingerprint,
     )  # fmt: skip
     version = datasets.get(matrix.record.dataset).version if datasets is not None else matrix.record.dataset
-    with training_session(registry, run, tuple(models.values())):
-        before = {v.model: v.id for v in registry.current(target)}
+    with training_session(registry, run, names):
+        current = {version.model: version.id for version in registry.current(target)}
+        before = {name: current.get(name) for name in names}
         prepared = _prepare(run, matrix, settings, version)
-        made, metrics = [], {}
-        for place, label in enumerate(chosen):
-            report = _reporter(progress, place, len(chosen), label)
-            previous = before.get(models[label])
-            told = kept(
-                f"{label} after {previous}, {fingerprint[:16]}",
-                partial(_train_one, registry, prepared, label, previous, report),
-            )
-            made.append(ModelVersion(**{**told["version"], "parents": tuple(told["version"]["parents"])}))
-            metrics[label] = told["figures"]
-        ended = replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics)
-        expect = {m: before.get(m) for m in models.values()}
-        registry.register(made, run=ended, expect=expect, also=partial(mark, run=run.id))
+        told = {}
+        for label, report in _reporters(progress, chosen):
+            previous = before[models[label]]
+            one = partial(_train_one, registry, prepared, label, previous, report)
+            told[label] = kept(f"{label} after {previous}, {fingerprint[:16]}", one)
+        trained = _ended(registry, run, told)
+        registry.register(trained.models, run=trained.run, expect=before, also=partial(mark, made=trained))
     if progress is not None:
-        progress(1000 * len(chosen), 1000 * len(chosen), f"{len(made)} models registered")
-    return Trained(ended, tuple(made))
+        progress(1000 * len(chosen), 1000 * len(chosen), f"{len(chosen)} models registered")
+    return trained
 
 
 def _begun(registry: Registry) -> dict[str, Any]:
     now = registry.clock.now()
     return {"id": new_id("run", now), "at": now}
+
+
+def _ended(registry: Registry, run: Run, told: Mapping[str, dict[str, Any]]) -> Trained:
+    """The end of a run, and its versions, of what each label's training told."""
+    metrics = {label: one["figures"] for label, one in told.items()}
+    versions = (one["version"] for one in told.values())
+    models = tuple(ModelVersion(**{**version, "parents": tuple(version["parents"])}) for version in versions)
+    return Trained(replace(run, state="done", ended_at=registry.clock.now(), metrics=metrics), models)
 
 
 def _made_before(registry: Registry, run: Run, models: set[str]) -> tuple[ModelVersion, ...]:
@@ -177,9 +187,12 @@ def _mark(
     *,
     dataset: str,
     models: Sequence[str],
-    run: str,
+    made: Trained,
+    keep: Keep | None,
 ) -> None:
     """Note what was trained; the dataset version is trained when every label of every target is."""
+    if keep is not None:
+        keep(connection, made)
     if datasets is None:
         return
     wanted = {
@@ -187,7 +200,7 @@ def _mark(
         for name, rule in settings.targets.items()
         for label in rule.labels or (name,)
     }
-    if wanted <= registry.note_trained(connection, dataset, run, models):
+    if wanted <= registry.note_trained(connection, dataset, made.run.id, models):
         datasets.set_state(connection, dataset, "trained")
 
 
@@ -345,12 +358,15 @@ def _measure(
     return figures
 
 
-def _reporter(progress: Progress | None, place: int, total: int, label: str) -> Callable[[float, str], None]:
-    def report(share: float, message: str) -> None:
-        if progress is not None:
-            progress(1000 * place + int(1000 * share), 1000 * total, f"{label}: {message}")
+def _reporters(progress: Progress | None, labels: Sequence[str]) -> Iterator[tuple[str, Callable[[float, str], None]]]:
+    """Each label, and what tells which share of its training is done."""
 
-    return report
+    def report(place: int, share: float, message: str) -> None:
+        if progress is not None:
+            progress(1000 * place + int(1000 * share), 1000 * len(labels), f"{labels[place]}: {message}")
+
+    for place, label in enumerate(labels):
+        yield label, partial(report, place)
 
 
 def _recipe(settings: Settings) -> Recipe:

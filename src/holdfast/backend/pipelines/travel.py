@@ -2,7 +2,8 @@
 
 Live are the current version of the data, the current version of every model, and the deployment of every target. They
 go back together, in one transaction, after the checks that a deployment makes. Nothing is lost: everything that was
-left is still a version, and the way forward is the same command with a later time. Feature groups are shown and do not
+left is still a version, and the way forward is the same command with a later time. A rollout that was not running then
+is stopped: it compares with what is left. Feature groups are shown and do not
 move: the project file says what they are, and what it says now would be registered again at once.
 """
 
@@ -11,7 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
+
 from holdfast.backend.datasets import POINTER
+from holdfast.backend.deployment.trials import ROLLOUT, overtake
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.records import DatasetVersion, ModelVersion
 from holdfast.backend.registry.bundle import load_bundle
@@ -161,7 +165,11 @@ def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> T
     if POINTER in before and POINTER not in goal:
         raise InputError(f"there was no data at {moment.what}", where={"to": to}, hint="Choose a later moment.")
     names = [name for name in _ordered({*goal, *before}) if before.get(name) != goal.get(name)]
-    steps = tuple(_step(rooms, name, before.get(name), goal.get(name)) for name in names)
+    trials = _overtaken(before, moment, names)
+    steps = (
+        *(_step(rooms, name, before.get(name), goal.get(name)) for name in names),
+        *(Step("rollout", target, rollout, "") for target, rollout in trials.items()),
+    )
     _check(rooms, goal, moment)
     forward = rooms.clock.now()
     done = Travelled(moment.what, moment.at, steps, isoformat(forward), dry_run)
@@ -179,6 +187,7 @@ def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> T
             Audit(connection).append(
                 "rollback", "project", at=now, details={"to": moment.what, "steps": len(steps), "why": said}
             )
+            _stop(connection, trials, at=now, why=said)
             if _BRANCH in names:  # the branch that is left keeps its tip
                 pointers.move(f"branch:{before.get(_BRANCH, _MAIN)}", before[POINTER], at=now, why=said)
             for name in names:
@@ -191,6 +200,22 @@ def go_back(rooms: Rooms, to: str, *, dry_run: bool = False, why: str = "") -> T
         rooms.datasets.refresh_face()
     rooms.registry.refresh()
     return done
+
+
+def _overtaken(before: Mapping[str, str], moment: Moment, names: Iterable[str]) -> dict[str, str]:
+    """By target: what is on trial now that was not at that moment, or beside another deployment."""
+    moved = set(names)
+    return {
+        target: rollout for target, rollout in _named(before, ROLLOUT).items()
+        if moment.pointers.get(ROLLOUT + target) != rollout or f"deployment:{target}" in moved
+    }  # fmt: skip
+
+
+def _stop(connection: sa.Connection, trials: Mapping[str, str], *, at: int, why: str) -> None:
+    for target, rollout in trials.items():
+        if Pointers(connection).get(ROLLOUT + target) != rollout:
+            raise ConflictError(f"{ROLLOUT}{target} moved meanwhile", hint="Look again, then repeat.")
+        overtake(connection, target, at=at, reason=why)
 
 
 def _live(name: str) -> bool:

@@ -9,13 +9,14 @@ on, and the reason is in `state()`, which `/v1/health` shows, and in the log.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from holdfast.backend.deployment import Deployments
+from holdfast.backend.access import Gate, Watch
+from holdfast.backend.deployment import Arm, Deployments, Route
 from holdfast.backend.ports import Blobs, Clock
 from holdfast.backend.records import DatasetVersion, Deployment, ModelVersion
 from holdfast.backend.registry.bundle import load_bundle
@@ -38,7 +39,7 @@ class Sources:
     """What a server reads. The rooms are given as the few questions that are asked of them.
 
     `model` and `feature_set` find by id (NotFoundError otherwise); `dataset` is the current version, None before the
-    first import; `tables` reads all tables of a version with their system columns.
+    first import; `tables` reads all tables of a version with their system columns. `gate` reads who may ask.
     """
 
     deployments: Deployments
@@ -48,6 +49,7 @@ class Sources:
     tables: Callable[[DatasetVersion], Mapping[str, pa.Table]]
     blobs: Blobs
     clock: Clock
+    gate: Callable[[], Gate]
 
 
 def load_predictor(deployment: Deployment, sources: Sources) -> Predictor:
@@ -107,13 +109,24 @@ class _Failure:
 
 
 class Live:
-    """What answers now. Readers take a reference and keep it; only this object's thread replaces references."""
+    """What answers now. Readers take a reference and keep it; only this object replaces references."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, *, lazy: bool = False) -> None:
+        """`lazy` opens a deployment at the first request for its target, not before."""
         self._sources = sources
+        self._lazy = lazy
+        self._watch = Watch(sources.gate)
         self._predictors: Mapping[str, Predictor] = {}
+        self._routes: Mapping[str, Route] = {}
+        # What is loaded beside what answers, by deployment: arms of rollouts, and what answered before.
+        self._beside: Mapping[str, Predictor] = {}
+        self._before: dict[str, str] = {}
+        self._unopened: dict[str, str] = {}
+        self._loading = threading.RLock()
         self._failures: dict[str, _Failure] = {}
-        self._trouble = ""
+        self._unfit: dict[str, _Failure] = {}
+        # What a look met, by what was looked at.
+        self._troubles: dict[str, str] = {}
         self._looked = False
         # Newest first. More than one only while a deployment does not fit the newest.
         self._stored: tuple[StoredData, ...] = ()
@@ -124,19 +137,29 @@ class Live:
         self._conflicts: Mapping[str, ConflictError] = {}
         self._compared: tuple[str, ...] = ()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Load what is deployed, then follow the pointers in the background."""
-        self._try_to_look()
-        self._thread = threading.Thread(target=self._follow, name="loader", daemon=True)
-        self._thread.start()
+        self._watch.start()
+        self._try("pointers", self._look_at_pointers)
+        # Reading rows may take minutes: a way back does not wait for it.
+        for what, look in (("pointers", self._look_at_pointers), ("stored rows", self._look_at_data)):
+            thread = threading.Thread(target=self._follow, args=(what, look), name=what, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def stop(self) -> None:
         """Stop following."""
+        self._watch.stop()
         self._stop.set()
-        if self._thread:
-            self._thread.join(5)
+        for thread in self._threads:
+            thread.join(5)
+
+    @property
+    def gate(self) -> Gate:
+        """Who may ask, as of a moment ago."""
+        return self._watch.gate
 
     def predictor(self, target: str) -> Predictor:
         """What answers for `target`. NotFoundError with the nearest name; UnavailableError while it cannot answer."""
@@ -150,6 +173,10 @@ class Live:
                 where={"target": target, **failure.error.where},
                 hint="Deploy another version, or roll back.",
             )
+        if target in self._unopened:
+            raise UnavailableError(
+                f"the deployment of {target!r} is opened at its first prediction", where={"target": target}
+            )
         if not self._looked:
             raise UnavailableError("the server is starting", where={"target": target}, hint="Repeat in a second.")
         raise NotFoundError(
@@ -158,10 +185,51 @@ class Live:
             hint=nearest(target, self._predictors),
         )
 
+    def choose(self, target: str, unit: str | None = None) -> Predictor:
+        """What answers for `unit` of `target`, as its rollout says; raises as `predictor`.
+
+        An arm that is not loaded here (yet) gets nothing: the stable deployment answers.
+        """
+        route = self._routes.get(target)
+        if route is None:
+            return self.predictor(target)
+        return self._beside.get(route.choose(unit)) or self.predictor(target)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether any target has a rollout now."""
+        return bool(self._routes)
+
+    def shadows(self, target: str, unit: str | None = None) -> tuple[Predictor, ...]:
+        """What gets a copy of a request of `unit`."""
+        route = self._routes.get(target)
+        if route is None:
+            return ()
+        beside = self._beside  # the loader's thread may put another in its place meanwhile
+        return tuple(beside[one] for one in route.shadows(unit) if one in beside)
+
+    def open(self, target: str) -> None:
+        """Load what is deployed for `target`, if that was left for its first request. Never raises."""
+        with self._loading:
+            deployment = self._unopened.get(target)
+            if deployment is not None:
+                self._load(target, deployment)
+                self._unopened.pop(target, None)
+
+    @property
+    def unopened(self) -> Collection[str]:
+        """The targets that are deployed and wait for their first request."""
+        return tuple(self._unopened)
+
     @property
     def predictors(self) -> Mapping[str, Predictor]:
         """Everything that answers, by target."""
         return self._predictors
+
+    @property
+    def sources(self) -> Sources:
+        """Where all this is read from."""
+        return self._sources
 
     def stored(self, predictor: Predictor) -> StoredData:
         """The newest stored rows that fit `predictor`. The first call reads them and takes its time.
@@ -184,17 +252,21 @@ class Live:
 
     def state(self) -> dict[str, Any]:
         """What answers, what should and does not, and why; for `/v1/health`."""
-        targets = {
+        targets: dict[str, dict[str, Any]] = {
             target: {
                 "deployment": predictor.deployment,
                 "versions": {label: model.version for label, model in predictor.models.items()},
             }
             for target, predictor in self._predictors.items()
         }
+        for target, route in self._routes.items():
+            if target in targets:  # a look may have begun to let it answer meanwhile
+                targets[target]["arms"] = [self._arm_state(arm) for arm in route.arms]
         failures = {
             target: {"deployment": failure.deployment, **failure.error.to_dict()}
-            for target, failure in self._failures.items()
+            for target, failure in self._failures.copy().items()
         }
+        stored = self._stored_error
         for target, error in self._conflicts.items():
             predictor = self._predictors.get(target)
             older = _fitting(predictor, self._stored) if predictor else None
@@ -203,55 +275,134 @@ class Live:
             "targets": targets,
             "failures": failures,
             "data_version": self._stored[0].version if self._stored else None,
-            "trouble": self._trouble or (str(self._stored_error) if self._stored_error else ""),
+            "trouble": "; ".join([*self._troubles.copy().values(), *([str(stored)] if stored else [])]),
         }
+
+    def _arm_state(self, arm: Arm) -> dict[str, Any]:
+        failure = self._unfit.get(arm.deployment)
+        told: dict[str, Any] = {"deployment": arm.deployment, "mode": arm.mode, "share": arm.share}
+        return {**told, "loaded": arm.deployment in self._beside} | (
+            {"failure": failure.error.to_dict()} if failure else {}
+        )
 
     @property
     def ready(self) -> bool:
-        """Whether every deployed target is answered (by an older deployment, if its newest cannot be loaded)."""
-        return self._looked and bool(self._predictors) and all(target in self._predictors for target in self._failures)
+        """Whether it can answer what it is there for: something, unless nothing is deployed.
+
+        One target that no server can load must not take all the others from the clients: `state` tells of it.
+        """
+        answered = self._predictors.keys() | self._unopened.keys()
+        return self._looked and bool(answered or not self._failures)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a look succeeded and every deployed target is answered (by an older deployment, if need be)."""
+        answered = self._predictors.keys() | self._unopened.keys()
+        return self._looked and "pointers" not in self._troubles and self._failures.keys() <= answered
 
     def look(self) -> None:
-        """One look at the pointers: load what is new, drop what is gone."""
-        # Before anything is swapped: a request under way may still hold what is swapped now.
-        if len(self._stored) > 1:
-            used = [_fitting(predictor, self._stored) for predictor in self._predictors.values()]
-            self._stored = (self._stored[0], *(d for d in self._stored[1:] if any(d is other for other in used)))
-        pointers = self._sources.deployments.pointers()
-        for target, deployment in pointers.items():
-            answering = self._predictors.get(target)
-            if answering is not None and answering.deployment == deployment:
-                self._failures.pop(target, None)
-                continue
-            failure = self._failures.get(target)
-            if failure and failure.deployment == deployment and time.monotonic() < failure.again_at:
-                continue
-            self._load(target, deployment)
-        gone = self._predictors.keys() - pointers.keys()
-        if gone:
-            self._predictors = {t: p for t, p in self._predictors.items() if t not in gone}
+        """One look at the pointers: load what is new, drop what is gone; then at the data, if any was asked for."""
+        self._look_at_pointers()
+        self._look_at_data()
+
+    def _look_at_pointers(self) -> None:
+        routes = self._sources.deployments.routes()
+        for target, route in routes.items():
+            with self._loading:
+                # Arms first: what is promoted then is loaded when its pointer has moved.
+                for arm in route.arms:
+                    self._load_beside(arm.deployment)
+                self._answer(target, route.stable)
+        self._forget(routes)
         self._looked = True
         version = self._sources.dataset()
         if version is not None:
             self._compare(version)
-            if self._stored and version.id != self._stored_id and time.monotonic() >= self._stored_again_at:
-                with self._stored_lock:
-                    self._read_stored(version)
+
+    def _look_at_data(self) -> None:
+        """Read the rows of the newest data once rows were asked for, and forget older ones that nothing fits."""
+        if not self._stored or time.monotonic() < self._stored_again_at:
+            return
+        version = self._sources.dataset()
+        with self._stored_lock:
+            # What answered before is beside: a request under way may still hold it.
+            answering = [*self._predictors.values(), *self._beside.values()]
+            used = [_fitting(predictor, self._stored) for predictor in answering]
+            self._stored = (self._stored[0], *(d for d in self._stored[1:] if any(d is other for other in used)))
+            if version is not None and version.id != self._stored_id:
+                self._read_stored(version)
+
+    def _forget(self, routes: Mapping[str, Route]) -> None:
+        """Let go of what answers no more and is not to be gone back to."""
+        with self._loading:
+            if self._predictors.keys() - routes.keys():
+                self._predictors = {t: p for t, p in self._predictors.items() if t in routes}
+            self._before = {t: d for t, d in self._before.items() if t in routes}
+            self._unopened = {t: d for t, d in self._unopened.items() if t in routes}
+            self._routes = {t: r for t, r in routes.items() if r.arms and t in self._predictors}
+            wanted = {*self._before.values(), *(arm.deployment for route in routes.values() for arm in route.arms)}
+            if not self._beside.keys() <= wanted:
+                self._beside = {name: predictor for name, predictor in self._beside.items() if name in wanted}
+            self._failures = {target: failure for target, failure in self._failures.items() if target in routes}
+            self._unfit = {name: failure for name, failure in self._unfit.items() if name in wanted}
+
+    def _answer(self, target: str, deployment: str) -> None:
+        """Let a deployment answer for a target; one that is to be opened lazily, at its first request."""
+        now = self._predictors.get(target)
+        if now is not None and now.deployment == deployment:
+            self._failures.pop(target, None)
+        elif self._lazy and now is None and target not in self._failures:
+            self._unopened[target] = deployment
+        else:
+            self._load(target, deployment)
 
     def _load(self, target: str, deployment: str) -> None:
-        began = time.monotonic()
-        try:
-            predictor = load_predictor(self._sources.deployments.get(deployment), self._sources)
-        except HoldfastError as error:
-            if target not in self._failures or self._failures[target].deployment != deployment:
-                _log.error(
-                    "deployment %s of %r cannot be loaded, the older one answers on: %s", deployment, target, error
-                )
-            self._failures[target] = _Failure(deployment, error, time.monotonic() + _RETRY)
+        """Let a deployment answer for a target: at once if it is loaded, else when it is."""
+        predictor = self._beside.get(deployment) or self._loaded(deployment, self._failures, target)
+        if predictor is None:
             return
+        now = self._predictors.get(target)
+        if now is not None:
+            # It stays loaded: going back to it takes no time.
+            self._beside = {**self._beside, now.deployment: now}
+            self._before[target] = now.deployment
         self._predictors = {**self._predictors, target: predictor}
         self._failures.pop(target, None)
-        _log.info("%s answers for %r (loaded in %.2f s)", deployment, target, time.monotonic() - began)
+
+    def _load_beside(self, deployment: str) -> None:
+        if deployment not in self._beside and all(one.deployment != deployment for one in self._predictors.values()):
+            predictor = self._loaded(deployment, self._unfit, deployment)
+            if predictor is not None:
+                self._beside = {**self._beside, deployment: predictor}
+
+    def _loaded(self, deployment: str, failures: dict[str, _Failure], name: str) -> Predictor | None:
+        """The predictor of a deployment; None when it cannot be loaded, which `failures` says by `name` and for how
+        long it is not tried again.
+        """
+        began, known = time.monotonic(), failures.get(name)
+        again = known is not None and known.deployment == deployment
+        if known is not None and again and began < known.again_at:
+            return None
+        try:
+            made = self._sources.deployments.get(deployment)
+            predictor = load_predictor(made, self._sources)
+        except Exception as met:  # noqa: BLE001 - a package's edge: whatever is wrong with one, others are loaded
+            if not again:
+                unforeseen = not isinstance(met, HoldfastError)
+                _log.error(
+                    "deployment %s (%r) cannot be loaded, others answer on: %s", deployment, name, met,
+                    exc_info=unforeseen,
+                )  # fmt: skip
+            error = (
+                met
+                if isinstance(met, HoldfastError)
+                else UnavailableError(f"{type(met).__name__}; the log has the details")
+            )
+            failures[name] = _Failure(deployment, error, time.monotonic() + _RETRY)
+            return None
+        failures.pop(name, None)
+        _log.info("%s of %r is loaded (in %.2f s)", deployment, made.target, time.monotonic() - began)
+        return predictor
 
     def _read_stored(self, version: DatasetVersion | None) -> None:
         if version is None:
@@ -259,10 +410,13 @@ class Live:
         try:
             tables = self._sources.tables(version)
             made = StoredData.build(version.version, Schema.from_dict(version.schema), tables)
-        except HoldfastError as error:
-            self._stored_error = error
+        except Exception as met:  # noqa: BLE001 - whatever is wrong with them, predictions that need none go on
+            unforeseen = not isinstance(met, HoldfastError)
+            self._stored_error = (
+                met if isinstance(met, HoldfastError) else UnavailableError(f"{type(met).__name__}: {met}")
+            )
             self._stored_again_at = time.monotonic() + _RETRY
-            _log.error("the rows of data version %s cannot be read: %s", version.version, error)
+            _log.error("the rows of data version %s cannot be read: %s", version.version, met, exc_info=unforeseen)
             return
         self._stored = (made, *self._stored)
         self._stored_id, self._stored_error = version.id, None
@@ -282,19 +436,19 @@ class Live:
                     _log.error("data version %s is not used for %r: %s", version.version, target, error)
         self._conflicts, self._compared = conflicts, compared
 
-    def _follow(self) -> None:
+    def _follow(self, what: str, look: Callable[[], None]) -> None:
         while not self._stop.wait(INTERVAL):
-            self._try_to_look()
+            self._try(what, look)
 
-    def _try_to_look(self) -> None:
+    def _try(self, what: str, look: Callable[[], None]) -> None:
         try:
-            self.look()
+            look()
         except Exception as error:  # noqa: BLE001 - a thread's edge: what answers must go on, whatever the look met
-            if not self._trouble:
-                _log.exception("the pointers cannot be read; what answers goes on")
-            self._trouble = f"the pointers cannot be read: {error}"
+            if what not in self._troubles:
+                _log.exception("the %s cannot be read; what answers goes on", what)
+            self._troubles[what] = f"the {what} cannot be read: {error}"
         else:
-            self._trouble = ""
+            self._troubles.pop(what, None)
 
 
 def _fitting(predictor: Predictor, kept: tuple[StoredData, ...]) -> StoredData | None:

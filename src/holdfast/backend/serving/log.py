@@ -1,33 +1,37 @@
-"""The prediction log: every answer with its input, written beside the requests, in a database file of its own.
+"""The prediction log: every request with its answer, written beside the requests, in a database file of its own.
 
 Before it is given, an answer is appended to a file of the worker (`spool`: some microseconds, no fsync) and put into a
-bounded queue; one thread writes what is waiting, at the latest every 100 ms, in one transaction. So a killed worker
-loses nothing: the next writer, or reader, finds what it left. A prediction never waits for the database: when the queue
-is full (the disk is slow, full or gone) the entry is dropped, counted, shown in `/v1/health` and warned of. A failed
-write is repeated as long as the queue has room. A normal stop writes everything.
+bounded queue; one thread writes what is waiting, at the latest every 100 ms, as one compressed block. So a killed
+worker loses nothing: the next writer, or reader, finds what it left. A prediction never waits for the database: when
+the queue is full (the disk is slow, full or gone) the entry is dropped, counted, shown in `/v1/health` and warned of.
+A failed write is repeated as long as the queue has room. A normal stop writes everything.
+
+A prediction is found by its id, which names the millisecond: a block knows the first and the last of its answers.
 """
 
 import logging
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from holdfast.backend.serving.spool import Record, Spool, leftovers
-from holdfast.errors import IntegrityError, LimitError, NotFoundError
+from holdfast.backend.serving.exchange import Exchange, Logged, instant_of
+from holdfast.backend.serving.spool import Spool, framed, leftovers, unframed, waiting
+from holdfast.errors import IntegrityError, LimitError, NotFoundError, UnavailableError
 
 __all__ = [
     "LogStats",
-    "Logged",
     "PredictionLog",
     "erase_predictions",
+    "read_found",
     "read_prediction",
     "read_predictions",
     "recover",
@@ -35,51 +39,40 @@ __all__ = [
 
 _log = logging.getLogger("holdfast.serving")
 _INTERVAL = 0.1
-_BATCH = 2_000
 _RETRY = 1.0
 _LOOK_FOR_LEFTOVERS = 1.0
+_LEVEL = 1
+_BLOCK = 4 << 20
+"""Bytes of a block that is made of an older log."""
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS raw_rows (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS predictions (
-    id TEXT PRIMARY KEY, at INTEGER NOT NULL, deployment TEXT NOT NULL, target TEXT NOT NULL, kind TEXT NOT NULL,
-    entity TEXT, cutoff INTEGER, input TEXT NOT NULL, output TEXT NOT NULL, data_version TEXT, rows_id TEXT,
-    latency_us INTEGER NOT NULL
-) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks (
+    generation TEXT PRIMARY KEY, low INTEGER NOT NULL, high INTEGER NOT NULL, predictions INTEGER NOT NULL,
+    targets TEXT NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS blocks_by_time ON blocks (high, low);
 """
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Exchange).decode
 
 
-_COLUMNS = ("id", "at", "deployment", "target", "kind", "entity", "cutoff", "input", "output", "data_version",
-            "rows_id", "latency_us")  # fmt: skip
-_ROWS_ID = _COLUMNS.index("rows_id")
+class _Told(msgspec.Struct, array_like=True, gc=False):
+    """What a block tells of its exchanges: the beginning of each, in its order."""
 
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """One logged answer.
-
-    `at` and `cutoff` are instants (int64 microseconds UTC). `kind` is features, rows, rows+stored or entity. `input` is
-    what was asked; `raw_rows`, the rows of tables that came with the request, is shared by all answers of that request
-    and stored once, under `rows_id`. `data_version` names the dataset version whose rows were seen.
-    """
-
-    id: str
+    instant: int
     at: int
     deployment: str
     target: str
     kind: str
-    input: Any
-    output: Any
     latency_us: int
-    entity: str | None = None
-    cutoff: int | None = None
-    data_version: str | None = None
-    rows_id: str | None = None
-    raw_rows: Any = None
+    predictions: int
+
+
+_look = msgspec.msgpack.Decoder(_Told).decode
 
 
 @dataclass(frozen=True, slots=True)
 class LogStats:
-    """What became of the entries of this process; `failing` is the error of the latest write, else empty.
+    """What became of the predictions of this process; `failing` is the error of the latest write, else empty.
 
     `written` counts also what a killed process had left. What waits at the end is kept beside the log, if the disk
     takes it, and written by the next process.
@@ -91,19 +84,30 @@ class LogStats:
     failing: str
 
 
+@dataclass(slots=True)
+class _Pending:
+    """What waits to become a block. `whole`: the spool has all of it, under the name `generation`."""
+
+    generation: str
+    data: list[bytes] = field(default_factory=list)
+    size: int = 0
+    predictions: int = 0
+    whole: bool = True
+
+
 class PredictionLog:
     """The writing end. `put` may be called from any thread.
 
-    `capacity` bounds what may wait: an entry counts 1 and each raw row that comes with it 1 more. Entries handed over
-    together are taken or dropped together, so that the bound is exceeded by one request at most.
+    `capacity` bounds the bytes that may wait. What is handed over together is taken or dropped together, so that the
+    bound is exceeded by one call at most.
     """
 
-    def __init__(self, path: Path, *, capacity: int = 20_000) -> None:
+    def __init__(self, path: Path, *, capacity: int = 64 << 20) -> None:
         self._path = path
         self._capacity = capacity
-        self._queue: deque[_Waiting] = deque()
-        self._batch: list[_Waiting] = []
-        self._written = self._dropped = self._warned = self._weight = 0
+        self._filling = _Pending("")
+        self._writing: _Pending | None = None
+        self._written = self._dropped = self._warned = 0
         self._failing = self._unsafe = self._left = ""
         self._lock = threading.Lock()
         self._spool: Spool | None = None
@@ -112,50 +116,52 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, entries: Iterable[Logged]) -> None:
-        """Hand over the entries of one request; never waits for the database and never raises."""
-        given = list(entries)
-        weights = [_weight(entry) for entry in given]
+    def put(self, exchanges: Iterable[Exchange]) -> None:
+        """Hand over requests with their answers; never waits for the database and never raises."""
+        given = list(exchanges)
+        count = sum(one.predictions for one in given)
+        data = b"".join([framed(_encode(one)) for one in given])
         with self._lock:
-            if self._weight >= self._capacity:
-                self._dropped += len(given)
+            filling = self._filling
+            if self._waiting_bytes >= self._capacity:
+                self._dropped += count
                 return
-            self._weight += sum(weights)
-        try:
-            records = [_record(entry) for entry in given]
-        except (ValueError, TypeError, RecursionError) as error:
-            _log.error("%d predictions cannot be written as JSON: %s", len(given), error)
-            with self._lock:
-                self._weight -= sum(weights)
-                self._dropped += len(given)
-            return
-        with self._lock:
-            self._queue.extend(map(_Waiting, records, weights))
-            self._keep(records)
+            filling.data.append(data)
+            filling.size += len(data)
+            filling.predictions += count
+            if self._spool is None:
+                filling.whole = False
+                return
+            try:
+                self._spool.append(data)
+            except OSError as error:
+                filling.whole = False
+                self._unsafe = f"a crash would lose predictions: {error}"
+            else:
+                self._unsafe = ""
 
-    def _keep(self, records: list[Record]) -> None:
-        if self._spool is None:
-            return
-        try:
-            self._spool.append(records)
-        except OSError as error:
-            self._unsafe = f"a crash would lose predictions: {error}"
-        else:
-            self._unsafe = ""
+    def refuse(self, count: int, why: Exception) -> None:
+        """Tell of predictions that could not even be handed over, such as values that JSON does not have."""
+        _log.error("%d predictions cannot be logged: %s", count, why)
+        with self._lock:
+            self._dropped += count
 
     @property
     def stats(self) -> LogStats:
         """Counts of this process."""
-        return LogStats(self._written, self._waiting, self._dropped, self._failing or self._unsafe)
+        writing = self._writing
+        waiting = self._filling.predictions + (writing.predictions if writing else 0)
+        return LogStats(self._written, waiting, self._dropped, self._failing or self._unsafe)
 
     @property
-    def _waiting(self) -> int:
-        return len(self._batch) + len(self._queue)
+    def _waiting_bytes(self) -> int:
+        writing = self._writing  # the writing thread may be done with it at any time
+        return self._filling.size + (writing.size if writing else 0)
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until what was handed over is written (batch jobs do, requests never). LimitError after `timeout` s."""
         until = time.monotonic() + timeout
-        while self._waiting:
+        while self._waiting_bytes:
             if time.monotonic() > until:
                 raise LimitError(
                     f"predictions could not be logged within {timeout:g} s: {self._failing or 'the disk is slow'}",
@@ -168,26 +174,31 @@ class PredictionLog:
         self._stop.set()
         self._thread.join(timeout)
         with self._lock:
-            left = [one.record for one in (*self._batch, *self._queue)]
+            left = [one for one in (self._writing, self._filling) if one is not None and one.size]
+            for one in left:
+                self._leave(one)
             if self._spool and not self._thread.is_alive():
                 self._spool.close()
                 self._spool = None
-        if left:
-            self._leave(left)
         return self.stats
 
-    def _leave(self, records: list[Record]) -> None:
+    def _leave(self, left: _Pending) -> None:
         """Keep what could not be written for the next process: all of it, whatever the spool took before."""
         why = self._failing or "no time left"
         try:
-            spool = Spool(_spool_folder(self._path))
-            spool.append(records)
-            spool.close()
+            if not left.whole:
+                spool = self._spool
+                if spool is None or not left.generation:  # it began before there was a spool
+                    spool = Spool(_spool_folder(self._path))
+                    spool.append(b"".join(left.data))
+                    spool.close()
+                else:
+                    spool.rewrite(left.generation, b"".join(left.data))
         except OSError as error:
-            self._dropped += len(records)
-            _log.error("%d predictions could not be logged before the stop and are lost: %s", len(records), error)
+            self._dropped += left.predictions
+            _log.error("%d predictions could not be logged before the stop: %s", left.predictions, error)
         else:
-            _log.error("%d predictions are not logged before the next start: %s", len(records), why)
+            _log.error("%d predictions are not logged before the next start: %s", left.predictions, why)
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -196,7 +207,7 @@ class PredictionLog:
             stopping = self._stop.wait(_RETRY if self._failing else _INTERVAL)
             self._open_spool()
             try:
-                while self._waiting:
+                while self._waiting_bytes:
                     connection = connection or _connect(self._path)
                     self._write(connection)
                 self._recovered()
@@ -224,27 +235,33 @@ class PredictionLog:
             return
         with self._lock:
             self._spool = spool
-            self._keep([one.record for one in (*self._batch, *self._queue)])
-            # What is being written was kept with the rest: it must not be kept by the file that is emptied next.
-            self._queue.extendleft(reversed(self._batch))
-            self._batch = []
+            filling = self._filling
+            filling.generation = spool.generation
+            if filling.size:
+                try:
+                    spool.append(b"".join(filling.data))
+                except OSError as error:
+                    self._unsafe = f"a crash would lose predictions: {error}"
+                else:
+                    filling.whole = True
 
     def _write(self, connection: sqlite3.Connection) -> None:
-        """Write a batch. Until it is in the database it stays in memory and in the spool, to be repeated."""
-        if not self._batch:
-            with self._lock:
-                self._batch, self._queue = list(self._queue), deque()
+        """Write a block. Until it is in the database it stays in memory and in the spool, to be repeated."""
+        with self._lock:
+            if self._writing is None:
+                # A generation that began without a spool keeps its name: blocks need one, whatever it is.
+                self._writing, self._filling = self._filling, _Pending("")
                 if self._spool:
                     self._spool.swap()
-        for start in range(0, len(self._batch), _BATCH):
-            _insert(connection, [one.record for one in self._batch[start : start + _BATCH]])
-        written = self._batch
+                    self._filling.generation = self._spool.generation
+        writing = self._writing
+        _insert(connection, writing.generation or f"memory-{time.time_ns()}", b"".join(writing.data))
         with self._lock:
-            self._batch = []
-            self._weight -= sum(one.weight for one in written)
-            if self._spool:
-                self._spool.clear()
-        self._written += len(written)
+            self._writing = None
+        if self._spool:
+            # Outside the lock: only this thread swaps, and what is handed over meanwhile waits for no disk.
+            self._spool.clear()
+        self._written += writing.predictions
 
     def _take_over(self) -> None:
         try:
@@ -272,22 +289,20 @@ class PredictionLog:
             self._warned = self._dropped
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    record: Record
-    weight: int
-
-
 def recover(path: Path) -> int:
     """Write what killed processes left beside the log at `path` into it; returns how many predictions that were.
 
     sqlite3.Error or OSError when that cannot be done now; then they are left where they are.
     """
     new = 0
-    with leftovers(_spool_folder(path)) as (records, damaged):
-        if records:
-            with closing(_connect(path)) as connection:
-                new = _insert(connection, records)
+    with leftovers(_spool_folder(path)) as (generations, damaged):
+        for one in generations:
+            good = b"".join(map(framed, _readable(one.data))) if one.name else b""
+            if len(good) < len(one.data):
+                damaged.add(one.path)
+            if good:
+                with closing(_connect(path)) as connection:
+                    new += _insert(connection, one.name, good)
         for file in damaged:
             _log.error("not all of %s can be read; it is kept as %s.damaged", file, file.name)
     if new:
@@ -295,12 +310,17 @@ def recover(path: Path) -> int:
     return new
 
 
+def _readable(data: bytes) -> Iterator[bytes]:
+    for record in unframed(data):
+        try:
+            _decode(record)
+        except msgspec.DecodeError:
+            return
+        yield record
+
+
 def _spool_folder(path: Path) -> Path:
     return path.with_suffix(".spool")
-
-
-def _weight(entry: Logged) -> int:
-    return 1 + (sum(map(len, entry.raw_rows.values())) if entry.raw_rows else 0)
 
 
 def read_prediction(path: Path, prediction: str, *, patience: float = 2.0) -> Logged:
@@ -310,9 +330,13 @@ def read_prediction(path: Path, prediction: str, *, patience: float = 2.0) -> Lo
     NotFoundError when it is not there then.
     """
     until = time.monotonic() + patience
+    instant = instant_of(prediction)
     while True:
-        for entry in _select(path, "WHERE p.id = ?", (prediction,)):
-            return entry
+        for exchange in _around(path, instant) if instant is not None else ():
+            if prediction.encode() in exchange.response:
+                for entry in exchange.expand():
+                    if entry.id == prediction:
+                        return entry
         ended = time.monotonic() >= until
         recovered, fault = _recovered(path)
         if ended and not recovered:
@@ -329,8 +353,41 @@ def read_predictions(path: Path, target: str | None = None, *, limit: int = 50) 
     _, fault = _recovered(path)
     if fault:
         _log.warning("there may be more predictions%s", fault)
-    where, values = ("WHERE p.target = ? ", (target,)) if target is not None else ("", ())
-    return list(_select(path, where + "ORDER BY p.at DESC, p.id DESC LIMIT ?", (*values, limit), rows=False))
+    found: list[Logged] = []
+    query, values = "SELECT high, targets, size, body FROM blocks ORDER BY high DESC", ()
+    with _reading(path) as connection:
+        for high, targets, size, body in connection.execute(query, values) if connection else ():
+            found.sort(key=_newest, reverse=True)
+            if len(found) >= limit and instant_of(found[limit - 1].id) > high:
+                break
+            if target is None or target in targets.split("\n"):
+                inside = chain.from_iterable(one.expand(rows=False) for one in _exchanges(size, body))
+                found += (entry for entry in inside if target in (None, entry.target))
+    return sorted(found, key=_newest, reverse=True)[:limit]
+
+
+def read_found(path: Path, predictions: Collection[str]) -> dict[str, Logged]:
+    """Those of the predictions that are in the log, by id, without raw rows."""
+    instants = sorted({instant for one in predictions if (instant := instant_of(one)) is not None})
+    _recovered(path)
+    found: dict[str, Logged] = {}
+    with _reading(path) as connection:
+        if connection is None or not instants:
+            return found
+        query = "SELECT generation, low, high FROM blocks WHERE high >= ? AND low <= ?"
+        for name, low, high in connection.execute(query, (instants[0], instants[-1])).fetchall():
+            place = bisect_left(instants, low)
+            if place == len(instants) or instants[place] > high:
+                continue
+            block = connection.execute("SELECT size, body FROM blocks WHERE generation = ?", (name,)).fetchone()
+            for exchange in _exchanges(*block) if block else ():
+                if instants[min(bisect_left(instants, exchange.instant), len(instants) - 1)] == exchange.instant:
+                    found |= {one.id: one for one in exchange.expand(rows=False) if one.id in predictions}
+    return found
+
+
+def _newest(entry: Logged) -> tuple[int, str]:
+    return entry.at, entry.id
 
 
 def _recovered(path: Path) -> tuple[int, str]:
@@ -341,6 +398,17 @@ def _recovered(path: Path) -> tuple[int, str]:
         return 0, f"; what a stopped process left cannot be logged now: {error}"
 
 
+def _around(path: Path, instant: int) -> Iterator[Exchange]:
+    """The exchanges of all blocks that have answers of before and after a millisecond."""
+    with _reading(path) as connection:
+        if connection is None:
+            return
+        (longest,) = connection.execute("SELECT coalesce(max(high - low), 0) FROM blocks").fetchone()
+        query = "SELECT size, body FROM blocks WHERE high BETWEEN ? AND ? AND low <= ?"
+        for size, body in connection.execute(query, (instant, instant + longest, instant)):
+            yield from _exchanges(size, body)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -348,101 +416,131 @@ def _connect(path: Path) -> sqlite3.Connection:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}")
     connection.executescript(_SCHEMA)
+    _take_in_older(connection)
     return connection
 
 
-def _record(entry: Logged) -> Record:
-    """A row of `predictions`, and the body of its `raw_rows` at the end."""
-    return (
-        entry.id, entry.at, entry.deployment, entry.target, entry.kind, entry.entity, entry.cutoff,
-        _json(entry.input), _json(entry.output), entry.data_version, entry.rows_id, entry.latency_us,
-        None if entry.raw_rows is None else _json(entry.raw_rows),
-    )  # fmt: skip
+def _insert(connection: sqlite3.Connection, generation: str, data: bytes) -> int:
+    """Write a block in one statement; returns its number of predictions, 0 when it was there already."""
+    exchanges = list(map(_look, unframed(data)))
+    count = sum(one.predictions for one in exchanges)
+    low, high = min(one.instant for one in exchanges), max(one.instant for one in exchanges)
+    targets = "\n".join(sorted({one.target for one in exchanges}))
+    values = (generation, low, high, count, targets, len(data), _codec().compress(data, asbytes=True))
+    new = connection.execute("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount
+    return count if new else 0
 
 
-def _insert(connection: sqlite3.Connection, batch: list[Record]) -> int:
-    """Write the batch in one transaction; returns how many of its predictions were not there yet."""
-    bodies = [(record[_ROWS_ID], record[-1]) for record in batch if record[-1] is not None]
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.executemany("INSERT OR IGNORE INTO raw_rows VALUES (?, ?)", bodies)
-        new = connection.executemany(
-            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [record[:-1] for record in batch],
-        ).rowcount
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    return new
+def _exchanges(size: int, body: bytes) -> Iterator[Exchange]:
+    return map(_decode, unframed(_codec().decompress(body, size, asbytes=True)))
 
 
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
+def _codec() -> Any:
+    import pyarrow as pa
+
+    return pa.Codec("zstd", compression_level=_LEVEL)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """A connection; None while there is no log. IntegrityError when the file is none."""
+    if not path.exists():
+        yield None
+        return
     connection = sqlite3.connect(path, timeout=30, isolation_level=None)
     try:
-        yield connection
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "predictions" in names:
+            connection.close()
+            connection = _connect(path)
+        # The writer may have made the file, but not its tables yet.
+        yield connection if "predictions" in names or "blocks" in names else None
+    except sqlite3.DatabaseError as error:
+        raise IntegrityError(f"the prediction log cannot be read: {error}", where={"file": str(path)}) from error
     finally:
         connection.close()
 
 
-def _select(path: Path, clause: str, values: tuple[object, ...], *, rows: bool = True) -> list[Logged]:
-    if not path.exists():
-        return []
-    body = "r.body" if rows else "NULL"
-    wanted = ", ".join(f"p.{column}" for column in _COLUMNS)
-    # Only texts of this module are put together here; values are bound.
-    query = f"SELECT {wanted}, {body} FROM predictions p LEFT JOIN raw_rows r ON r.id = p.rows_id {clause}"  # noqa: S608
+def _take_in_older(connection: sqlite3.Connection) -> None:
+    """A log of before there were blocks had a row for each prediction: make blocks of them."""
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'predictions'"
+    if not connection.execute(query).fetchone()[0]:
+        return
+    connection.execute("BEGIN IMMEDIATE")
     try:
-        with _reading(path) as connection:
-            found = connection.execute(query, values).fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # the writer has made the file, but not its tables yet
-            return []
+        if connection.execute(query).fetchone()[0]:
+            columns = ("id, at, deployment, target, kind, entity, cutoff, input, output, data_version, latency_us,"
+                       " rows_id")  # fmt: skip
+            bodies = dict(connection.execute("SELECT id, body FROM raw_rows"))
+            records: list[bytes] = []
+            number = size = 0
+            for *values, rows_id in connection.execute(f"SELECT {columns} FROM predictions"):  # noqa: S608 - own text
+                records.append(framed(_encode(Exchange.of_older(*values, rows=bodies.get(rows_id)))))
+                size += len(records[-1])
+                if size >= _BLOCK:
+                    _insert(connection, f"older-{number}", b"".join(records))
+                    records, size, number = [], 0, number + 1
+            if records:
+                _insert(connection, f"older-{number}", b"".join(records))
+            connection.execute("DROP TABLE predictions")
+            connection.execute("DROP TABLE raw_rows")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
         raise
-    except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"the prediction log cannot be read: {error}", where={"file": str(path)}) from error
-    return [_logged(row) for row in found]
-
-
-def _logged(row: tuple[Any, ...]) -> Logged:
-    decode = msgspec.json.decode
-    *columns, body = row
-    entry = dict(zip(_COLUMNS, columns, strict=True))
-    entry |= {name: decode(entry[name]) for name in ("input", "output")}
-    return Logged(**entry, raw_rows=None if body is None else decode(body))
 
 
 def erase_predictions(path: Path, belongs: Callable[[Logged], bool], cleaned: Callable[[Any], Any]) -> int:
     """Erase the logged answers that `belongs` says, and of raw rows what `cleaned` leaves out; returns how many.
 
     `cleaned` takes the raw rows of a request and returns those that stay. The file's free pages and its write-ahead
-    log are overwritten. Nothing to do where there is no log.
+    log are overwritten; what could not be read of a killed process is removed whole. Nothing to do where there is no
+    log. UnavailableError when a running process does not write what it has answered already.
     """
     if not path.exists():
         return 0
     recover(path)
+    _await_written(_spool_folder(path))
+    gone = 0
     with closing(_connect(path)) as connection:
         connection.execute("PRAGMA secure_delete=ON")
-        gone = [entry.id for entry in _select(path, "", (), rows=False) if belongs(entry)]
-        bodies = connection.execute("SELECT id, body FROM raw_rows").fetchall()
-        changed = []
-        for identity, body in bodies:
-            before = msgspec.json.decode(body)
-            after = cleaned(before)
-            if after != before:
-                changed.append((_json(after), identity))
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            connection.executemany("DELETE FROM predictions WHERE id = ?", [(one,) for one in gone])
-            connection.executemany("UPDATE raw_rows SET body = ? WHERE id = ?", changed)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        blocks = [one for (one,) in connection.execute("SELECT generation FROM blocks").fetchall()]
+        for generation in blocks:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                gone += _erase_block(connection, generation, belongs, cleaned)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return len(gone)
+    return gone
+
+
+def _await_written(folder: Path, patience: float = 30.0) -> None:
+    """Wait until what running processes have answered by now is in the log; remove what nobody can read."""
+    until, now = time.monotonic() + patience, waiting(folder)
+    while now := now & waiting(folder):
+        if time.monotonic() > until:
+            raise UnavailableError(
+                f"a running server does not write what it answered to the log ({len(now)} files wait)",
+                where={"folder": str(folder)}, hint="See /v1/health of the server, or stop it; then erase again.",
+            )  # fmt: skip
+        time.sleep(0.05)
+    for file in folder.glob("*.damaged"):
+        _log.warning("%s, which nobody can read, is removed with what is erased", file)
+        file.unlink()
+
+
+def _erase_block(
+    connection: sqlite3.Connection, generation: str, belongs: Callable[[Logged], bool], cleaned: Callable[[Any], Any]
+) -> int:
+    size, body = connection.execute("SELECT size, body FROM blocks WHERE generation = ?", (generation,)).fetchone()
+    before = list(_exchanges(size, body))
+    after = [kept for one in before if (kept := one.without(belongs, cleaned)) is not None]
+    if after == before:
+        return 0
+    connection.execute("DELETE FROM blocks WHERE generation = ?", (generation,))
+    if after:
+        _insert(connection, generation, b"".join(framed(_encode(one)) for one in after))
+    return sum(one.predictions for one in before) - sum(one.predictions for one in after)

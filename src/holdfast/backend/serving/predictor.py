@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from holdfast.backend.ports import Clock
+from holdfast.backend.serving.fast import MAX_ROWS, FastPath
 from holdfast.backend.serving.reasons import explanation
 from holdfast.core.features.alignment import refuse
+from holdfast.core.features.compiled import compilable
 from holdfast.core.features.encoding import Encoding, FeatureSpec, Repair
 from holdfast.core.learn.serving import ServedModel
 from holdfast.errors import ConflictError, InputError, IntegrityError
@@ -68,15 +71,23 @@ class Predictor:
         if self.encoding.names != feature_set.names:
             needed = set(self.encoding.names)
             self.needed = replace(feature_set, features=tuple(f for f in feature_set.features if f.name in needed))
-        self._known = frozenset(feature_set.names)
+        self.known = frozenset(feature_set.names)
+        """Names that may be sent."""
         # One token a process and predictor, then a counter: unique over workers without a random number a request.
         self._token = secrets.token_hex(4)
         self._counter = itertools.count()
+        self.fast = FastPath(self) if len(self._groups) == 1 and compilable(self.encoding.names) else None
+        """The way of most requests; None where labels do not share an encoding, or a name is not `compilable`."""
 
     @property
     def task(self) -> str:
         """multilabel, binary, multiclass or regression."""
         return next(iter(self.models.values())).task
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """The task of each label."""
+        return {label: model.task for label, model in self.models.items()}
 
     def predict_features(
         self, rows: Sequence[Mapping[str, Any]], *, explain: bool = False, strict: bool = False
@@ -87,7 +98,7 @@ class Predictor:
         """
         matrices, repairs = [], []
         for group in self._groups:
-            aligned = group.encoding.align(rows, strict=strict, known=self._known)
+            aligned = group.encoding.align(rows, strict=strict, known=self.known)
             matrices.append(aligned.matrix)
             repairs.append(aligned.repairs)
         return self._answer(matrices, [_union(found) for found in zip(*repairs, strict=True)], explain)
@@ -95,7 +106,7 @@ class Predictor:
     def check(self, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> None:
         """AlignmentError if `predict_features` would refuse the rows."""
         for group in self._groups:
-            group.encoding.align(rows, strict=strict, known=self._known)
+            group.encoding.align(rows, strict=strict, known=self.known)
 
     def predict_frame(self, frame: "FeatureFrame", *, explain: bool = False, strict: bool = False) -> list[Answer]:
         """Answers for computed features; told are categories that training never saw.
@@ -106,8 +117,14 @@ class Predictor:
         repairs = [group.encoding.inspect(frame, matrix) for group, matrix in zip(self._groups, matrices, strict=True)]
         found = [_union(one) for one in zip(*repairs, strict=True)]
         if strict:
-            refuse([{"row": row, **_plain(repair)} for row, one in enumerate(found) for repair in one])
+            refuse([{"row": row, **repair.plain()} for row, one in enumerate(found) for repair in one])
         return self._answer(matrices, found, explain)
+
+    def identities(self, count: int) -> tuple[int, list[bytes]]:
+        """Ids for that many answers, and the millisecond that they name."""
+        instant = self._clock.now() // 1000
+        head, counter = f"{self.deployment}-{instant:011x}{self._token}", self._counter
+        return instant, [f"{head}{next(counter):x}".encode() for _ in range(count)]
 
     def verify(self) -> None:
         """Replay every model's golden rows, alone and through `predict_features`; IntegrityError when one differs."""
@@ -129,14 +146,29 @@ class Predictor:
                     f"the golden rows of label {label!r} are answered differently through the serving path",
                     where={"target": self.target, "label": label},
                 )
+            if self.fast is not None:
+                self._verify_fast(self.fast, label, [*map(dict, rows)], outputs)
+
+    def _verify_fast(self, fast: FastPath, label: str, rows: list[dict[str, Any]], outputs: list[list[float]]) -> None:
+        """The golden rows once more, the way that requests go."""
+        for start in range(0, len(rows), MAX_ROWS):
+            some = rows[start : start + MAX_ROWS]
+            taken = fast.take(msgspec.json.encode({"features": some}), strict=False)
+            answers = msgspec.json.decode(fast.answer([taken]).answers[0])["predictions"] if taken else []
+            given = [_value(answer["labels"][label]) for answer in answers]
+            if given != outputs[start : start + MAX_ROWS]:
+                raise IntegrityError(
+                    f"the golden rows of label {label!r} are answered differently through the path of requests",
+                    where={"target": self.target, "label": label},
+                )
 
     def _answer(
         self, matrices: Sequence[npt.NDArray[np.float64]], repairs: Sequence[Sequence[Repair]], explain: bool
     ) -> list[Answer]:
-        head = f"{self.deployment}-{self._clock.now() // 1000:011x}{self._token}"
+        _, identities = self.identities(len(repairs))
         answers: list[Answer] = [
-            {"id": f"{head}{next(self._counter):x}", "labels": {}, "repairs": [_plain(repair) for repair in found]}
-            for found in repairs
+            {"id": identity.decode(), "labels": {}, "repairs": [repair.plain() for repair in found]}
+            for identity, found in zip(identities, repairs, strict=True)
         ]
         if explain:
             for answer in answers:
@@ -216,10 +248,6 @@ def _merged(groups: Sequence[_Group], order: Sequence[str]) -> Encoding:
 
 def _union(found: Sequence[Sequence[Repair]]) -> Sequence[Repair]:
     return found[0] if len(found) == 1 else tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
-
-
-def _plain(repair: Repair) -> dict[str, str]:
-    return {"feature": repair.feature, "kind": repair.kind, "detail": repair.detail}
 
 
 def _label_answer(model: ServedModel, output: Any, decision: Any) -> dict[str, Any]:

@@ -2,31 +2,55 @@
 
 A `Spool` is two files of one process, appended to without fsync: what `append` took survives the process, however it
 ends, though not a power cut. While one file fills, the records of the other are being written elsewhere; then it is
-emptied. The process holds a lock on its files, so that others take over (`leftovers`) only those of a dead one.
+emptied. What a file holds between two emptyings is a *generation* with a name of its own, so that whoever takes over
+can tell whether it was written already. The process holds a lock on its files, so that others take over
+(`leftovers`) only those of a dead one.
 """
 
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
+__all__ = ["Generation", "Spool", "framed", "leftovers", "unframed", "waiting"]
 
-__all__ = ["Record", "Spool", "leftovers"]
-
-Record = tuple[str | int | None, ...]
-"""Plain values: what goes into a row of a database."""
 _HEAD = 4
-_decode = msgspec.msgpack.Decoder(tuple[str | int | None, ...]).decode
-_encode = msgspec.msgpack.Encoder().encode
+_NAME = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a file held: its name ("" when it has none that could be read) and the records, framed."""
+
+    name: str
+    data: bytes
+    path: Path
+
+
+def framed(record: bytes) -> bytes:
+    """A record with its length before it."""
+    return len(record).to_bytes(_HEAD, "little") + record
+
+
+def unframed(data: bytes) -> Iterator[bytes]:
+    """The records in framed ones put together; ends before one that is cut short."""
+    place = 0
+    while place + _HEAD <= len(data):
+        end = place + _HEAD + int.from_bytes(data[place : place + _HEAD], "little")
+        if end > len(data):
+            return
+        yield data[place + _HEAD : end]
+        place = end
 
 
 class Spool:
     """The writing end, in the folder `folder`. Not for several threads at once: the caller holds a lock.
 
-    OSError from the constructor and from `append` when the disk refuses; then nothing of the call was taken.
+    OSError from the constructor, `append`, `swap` and `rewrite` when the disk refuses; then nothing of the call was
+    taken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,36 +59,34 @@ class Spool:
         self._paths = [folder / f"{token}-{number}" for number in range(2)]
         self._files = [_owned(path) for path in self._paths]
         self._sizes = [0, 0]
+        self._names = ["", ""]
         self._active = 0
+        self._begin(0)
 
-    def append(self, records: list[Record]) -> None:
-        """Take the records, all or none."""
-        parts: list[bytes] = []
-        for record in records:
-            body = _encode(record)
-            parts += (len(body).to_bytes(_HEAD, "little"), body)
-        data, file, size = b"".join(parts), self._files[self._active], self._sizes[self._active]
-        try:
-            written = os.write(file, data)
-        except OSError:
-            os.ftruncate(file, size)
-            raise
-        if written < len(data):
-            os.ftruncate(file, size)
-            raise OSError(f"only {written} of {len(data)} bytes could be written")
-        self._sizes[self._active] = size + written
+    @property
+    def generation(self) -> str:
+        """The name of what is being appended to."""
+        return self._names[self._active]
+
+    def append(self, data: bytes) -> None:
+        """Take framed records, all or none."""
+        index = self._active
+        self._append(index, data if self._sizes[index] else self._names[index].encode() + data)
 
     def swap(self) -> None:
-        """From now on append to the other file, which must be empty."""
+        """From now on append to the other file, which must be empty, as a new generation."""
+        self._begin(1 - self._active)
         self._active = 1 - self._active
 
     def clear(self) -> None:
         """Empty the file that is not appended to: its records are where they belong."""
         self._empty(1 - self._active)
 
-    def _empty(self, index: int) -> None:
-        os.ftruncate(self._files[index], 0)
-        self._sizes[index] = 0
+    def rewrite(self, name: str, data: bytes) -> None:
+        """Let the file of generation `name` hold just these framed records."""
+        index = self._names.index(name)
+        self._empty(index)
+        self._append(index, name.encode() + data)
 
     def close(self) -> None:
         """Give the files back. What is in them is found by `leftovers`; empty ones are removed."""
@@ -73,53 +95,71 @@ class Spool:
                 path.unlink(missing_ok=True)
             os.close(file)
 
+    def _begin(self, index: int) -> None:
+        self._names[index] = secrets.token_hex(_NAME // 2)
+
+    def _append(self, index: int, data: bytes) -> None:
+        file, size = self._files[index], self._sizes[index]
+        try:
+            written = os.write(file, data)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+        if written < len(data):
+            os.ftruncate(file, size)
+            raise OSError(f"only {written} of {len(data)} bytes could be written")
+        self._sizes[index] = size + written
+
+    def _empty(self, index: int) -> None:
+        os.ftruncate(self._files[index], 0)
+        self._sizes[index] = 0
+
 
 @contextmanager
-def leftovers(folder: Path) -> Iterator[tuple[list[Record], list[Path]]]:
-    """The records in the files of dead processes, and the files that hold what is no record.
+def leftovers(folder: Path) -> Iterator[tuple[list[Generation], set[Path]]]:
+    """What is in the files of dead processes, and a set for the paths of those that turn out to be damaged.
 
     At the end of the block, unless it raises, the files are removed; damaged ones are kept as `<name>.damaged`. A
     record that its process had not finished appending was never promised to anybody and is left out. OSError when the
     disk refuses.
     """
-    held: list[tuple[Path, int]] = []
+    held: list[int] = []
     try:
-        records: list[Record] = []
-        damaged: list[Path] = []
+        found: list[Generation] = []
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             file = None if path.suffix == ".damaged" else _abandoned(path)
-            if file is None:
-                continue
-            held.append((path, file))
-            found, whole = _records(path.read_bytes())
-            records += found
-            if not whole:
-                damaged.append(path)
-        yield records, damaged
-        for path, _ in held:
-            if path in damaged:
-                path.rename(path.with_name(path.name + ".damaged"))
+            if file is not None:
+                held.append(file)
+                found.append(_generation(path))
+        damaged = {one.path for one in found if not one.name and one.data}
+        yield found, damaged
+        for one in found:
+            if one.path in damaged:
+                one.path.rename(one.path.with_name(one.path.name + ".damaged"))
             else:
-                path.unlink()
+                one.path.unlink()
     finally:
-        for _, file in held:
+        for file in held:
             os.close(file)
 
 
-def _records(data: bytes) -> tuple[list[Record], bool]:
-    """All records, and whether there is nothing else but the beginning of one more."""
-    found: list[Record] = []
-    place = 0
-    while place + _HEAD <= len(data):
-        end = place + _HEAD + int.from_bytes(data[place : place + _HEAD], "little")
-        if end > len(data):
-            break
-        try:
-            found.append(_decode(data[place + _HEAD : end]))
-        except msgspec.DecodeError:
-            return found, False
-        place = end
-    return found, True
+def waiting(folder: Path) -> set[str]:
+    """The names of the generations that are in files now, of living processes and of dead ones."""
+    found = set()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix != ".damaged":
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                found.add(file.read(_NAME).decode("ascii", "replace"))
+    return found - {""}
+
+
+def _generation(path: Path) -> Generation:
+    data = path.read_bytes()
+    name, rest = data[:_NAME], data[_NAME:]
+    if not set(name) <= set(b"0123456789abcdef"):
+        return Generation("", data, path)
+    whole = sum(_HEAD + len(record) for record in unframed(rest))
+    return Generation(name.decode() if whole else "", rest[:whole], path)
 
 
 def _owned(path: Path) -> int:

@@ -140,6 +140,11 @@ class Leases:
             token = _held.set((*_held.get(), *wanted))
             try:
                 yield lease
+            except LockedError:
+                raise
+            except Exception as error:
+                self._blame(lease, error)
+                raise
             finally:
                 _held.reset(token)
 
@@ -237,6 +242,16 @@ class Leases:
         """Give a sign of life, in somebody's write transaction."""
         values = {"until": self._clock.now() + self._length(), "beat": _leases.c.beat + 1}
         connection.execute(_leases.update().where(_leases.c.holder == lease.token).values(**values))
+
+    def _blame(self, lease: Lease, error: Exception) -> None:
+        """LockedError in the place of an error met by who had lost the lease: whoever took over clears away what lies
+        half done, and what is missed then (a copy of a file) is no fault of what was asked for.
+        """
+        with suppress(sa.exc.DBAPIError), self._store.read() as connection:
+            try:
+                lease.check(connection)
+            except LockedError as lost:
+                raise lost from error
 
     def _release(self, lease: Lease) -> None:
         with self._store.read() as connection:  # ended within the last write of the block, mostly

@@ -76,6 +76,10 @@ class Repair:
     kind: str
     detail: str
 
+    def plain(self) -> dict[str, str]:
+        """Plain data."""
+        return {"feature": self.feature, "kind": self.kind, "detail": self.detail}
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned:

@@ -8,7 +8,7 @@ seen in training); seen ones follow by descending training frequency, ties by Un
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from holdfast.core.features.alignment import UNKNOWN, Aligned, FeatureSpec, Name
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.schema import DType
 from holdfast.errors import AlignmentError, ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.core.features.compiled import CompiledRows
 
 __all__ = ["UNKNOWN", "Aligned", "Constant", "Encoding", "FeatureSpec", "MissingRule", "Repair"]
 
@@ -140,6 +143,12 @@ class Encoding:
         lists all of them for all rows; only a null that stays null (rule `keep`) and the order of names are none.
         """
         return align_rows(self._names, rows, partial=partial, strict=strict, known=known)
+
+    def compiled(self, known: Collection[str] = ()) -> "CompiledRows":
+        """`align` for rows of a request's JSON, decided now; `known` as there."""
+        from holdfast.core.features.compiled import CompiledRows
+
+        return CompiledRows(self._names, known)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Plain data, the inverse of `from_dict`."""

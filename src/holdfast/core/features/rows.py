@@ -33,18 +33,21 @@ def typed_rows(schema: Schema, rows: Mapping[str, Sequence[Mapping[str, Any]]]) 
             )
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Sequence):
             raise InputError("the rows of a table must be a list of objects", where={"table": name})
+        names, needed = frozenset(table.names), (*table.key, *((table.time,) if table.time else ()))
         for number, record in enumerate(records):
-            where = {"table": name, "row": number}
             if not isinstance(record, Mapping):
-                raise InputError("a row must be an object of column values", where=where)
-            if unknown := [column for column in record if column not in table.names]:
+                raise InputError("a row must be an object of column values", where={"table": name, "row": number})
+            if not record.keys() <= names:
+                unknown = next(column for column in record if column not in names)
                 raise InputError(
-                    f"there is no column {unknown[0]!r}", where={**where, "column": unknown[0]},
+                    f"there is no column {unknown!r}", where={"table": name, "row": number, "column": unknown},
                     hint=f"Columns are: {', '.join(table.names)}",
                 )  # fmt: skip
-            for needed in (*table.key, *((table.time,) if table.time else ())):
-                if record.get(needed) is None:
-                    raise InputError(f"column {needed!r} must be given", where={**where, "column": needed})
+            for column in needed:
+                if record.get(column) is None:
+                    raise InputError(
+                        f"column {column!r} must be given", where={"table": name, "row": number, "column": column}
+                    )
         columns = {
             column.name: typed_values(
                 column, [record.get(column.name) for record in records], schema.timezone, table=name
@@ -87,9 +90,11 @@ def _known(table: Table, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]
 def typed_values(column: Column, values: Sequence[object], timezone: str, *, table: str = "") -> pa.Array:
     """JSON values of one column as an Arrow array of its type. InputError names the row (0-based) that does not fit."""
     out = []
+    exact = _EXACT.get(column.dtype)
     for number, value in enumerate(values):
         try:
-            out.append(None if value is None else _typed(column.dtype, value, timezone))
+            # Most values are what they ought to be.
+            out.append(value if value is None or type(value) is exact else _typed(column.dtype, value, timezone))
         except (ValueError, OverflowError, InputError) as error:
             where = {"table": table} if table else {}
             shown = "***" if column.personal else repr(value)[:80]
@@ -100,6 +105,7 @@ def typed_values(column: Column, values: Sequence[object], timezone: str, *, tab
     return pa.array(out, column.dtype.arrow)
 
 
+_EXACT = {DType.BOOL: bool, DType.CATEGORY: str, DType.TEXT: str}
 _WANTED = {
     DType.BOOL: "true or false",
     DType.INT: "a whole number",

@@ -151,6 +151,12 @@ class ServedModel:
             return np.asarray(outputs.argmax(axis=1), np.int64)
         return outputs if self.threshold is None else np.asarray(outputs >= self.threshold, np.int64)
 
+    def counted(self, answer: Mapping[str, Any]) -> float:
+        """The number of an answer that statistics are about: probability, predicted number, or place of the class."""
+        if self.task == "multiclass":
+            return self.classes.index(answer["decision"])
+        return float(answer["value" if self.task == "regression" else "probability"])
+
     def explain(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """SHAP values of encoded rows in margin units, [rows, shown + 1], the last column being the base value.
 

@@ -89,6 +89,8 @@ def to_text(array: pa.Array) -> pa.Array:
 def unify(arrays: Sequence[pa.Array]) -> pa.Array:
     """The same column of several files as one array; kinds that differ meet in float64 if exact, else in text."""
     plain = [_plain(array) for array in arrays]
+    if len(plain) == 1:
+        return plain[0]
     kinds = {array.type for array in plain if not pa.types.is_null(array.type)}
     if len(kinds) <= 1:
         kind = kinds.pop() if kinds else pa.null()
@@ -111,7 +113,8 @@ def _plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:
         return _plain(array.dictionary_decode())
     if pa.types.is_floating(kind):
         values = array.cast(pa.float64())
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+        nan = pc.is_nan(values)
+        return pc.if_else(nan, pa.scalar(None, pa.float64()), values) if pc.any(nan).as_py() else values
     if pa.types.is_unsigned_integer(kind) and kind.bit_width == 64:
         return _plain(array.cast(pa.string()))
     if pa.types.is_integer(kind):

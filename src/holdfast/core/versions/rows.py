@@ -97,10 +97,10 @@ def _same_columns(table: Table, wanted: Sequence[str], given: pa.Table) -> None:
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
+    whole = column.combine_chunks()  # a copy: what was given may change while the part made of it is kept in memory
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks)
-    if pa.types.is_floating(whole.type):
+    if pa.types.is_floating(whole.type) and pc.any(pc.is_nan(whole)).as_py():
         # NaN is how pandas says that there is no value; an import reads it so, too.
         return pc.if_else(pc.is_nan(whole), pa.scalar(None, whole.type), whole)
     return whole
@@ -185,8 +185,7 @@ def _refuse(table: Table, name: str, values: pa.Array, mask: Mask, reason: str) 
 def _distinct(table: Table, rows: pa.Table) -> None:
     if not table.key or not rows.num_rows:
         return
-    keys = keys_of(rows, table.key)
-    if not keys.take(keys.order()).same_as_next().any():
+    if not keys_of(rows, table.key).repeats():
         return
     ids = row_ids([rows], table.key)[0]
     # Ids are dense in order of first appearance: the first that does not count on repeats an earlier one.

@@ -19,8 +19,10 @@ from holdfast.frontend.cli import (
     demo,
     features,
     jobs,
+    keys,
     models,
     project,
+    rollouts,
     serving,
     undo,
     versions,
@@ -48,7 +50,9 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (project, data, versions, features, definitions, models, serving, jobs, undo, backups, demo):
+for _module in (
+    project, data, versions, features, definitions, models, rollouts, serving, keys, jobs, undo, backups, demo,
+):  # fmt: skip
     _module.register(_app)
 
 

@@ -10,7 +10,7 @@ import typer
 from holdfast.frontend.cli.render import cell, when
 from holdfast.frontend.cli.session import WAIT, Session, command
 
-__all__ = ["register", "trained"]
+__all__ = ["register", "trained", "versions_of"]
 
 _TARGET = typer.Argument(metavar="TARGET", help="By default the only one.")
 _MODEL = typer.Argument(metavar="MODEL", help="TARGET/LABEL, or TARGET where it has one model.")
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     deployments = typer.Typer(help="What answers, and what did; go back.", no_args_is_help=True)
     command(deployments, "list")(list_deployments)
     command(deployments, "rollback")(roll_deployment_back)
+    command(deployments, "export")(export_deployment)
     app.add_typer(deployments, name="deployments")
 
 
@@ -200,19 +201,24 @@ def deploy(
     note: Annotated[str, _NOTE] = "",
 ) -> None:
     """Let the current models of a target answer; running servers follow within a second."""
-    chosen = {}
-    for item in version or ():
-        name, equals, number = item.rpartition("=")
-        if not equals:
-            raise typer.BadParameter(f"{item!r} is not LABEL=VERSION")
-        chosen[name] = number
-    found = session.project.deploy(target, versions=chosen, note=note)
+    found = session.project.deploy(target, versions=versions_of(version), note=note)
 
     def human() -> None:
         session.say(f"{found.target} is answered by {found.id}: {cell(_versions(session, found.models))}")
         session.say("next: holdfast serve, or holdfast predict FILE")
 
     session.show(found, human)
+
+
+def versions_of(given: Sequence[str] | None) -> dict[str, str]:
+    """What `--version LABEL=VERSION` says."""
+    chosen = {}
+    for item in given or ():
+        name, equals, number = item.rpartition("=")
+        if not equals:
+            raise typer.BadParameter(f"{item!r} is not LABEL=VERSION")
+        chosen[name] = number
+    return chosen
 
 
 def _versions(session: Session, models: Mapping[str, str]) -> dict[str, str]:
@@ -222,13 +228,16 @@ def _versions(session: Session, models: Mapping[str, str]) -> dict[str, str]:
 def list_deployments(session: Session, target: Annotated[str | None, _TARGET] = None) -> None:
     """List deployments, newest first."""
     found = session.project.deployments.history(target)
-    current = set(session.project.deployments.pointers().values())
-    rows = [(d.id, d.target, when(d.made_at), _versions(session, d.models), d.note, d.id in current) for d in found]
+    routes = session.project.deployments.routes().values()
+    current = {route.stable: "answers" for route in routes}
+    trial = {arm.deployment: f"{arm.mode} {100 * arm.share:g} %" for route in routes for arm in route.arms}
+    said = {**trial, **current}
+    rows = [(d.id, d.target, when(d.made_at), _versions(session, d.models), d.note, said.get(d.id, "")) for d in found]
 
     def human() -> None:
         session.table(
             ("deployment", "target", "made", "models", "note", ""),
-            [(*row[:-1], "answers" if row[-1] else "") for row in rows],
+            rows,
         )
 
     session.show([{**session.fields(d), "current": d.id in current} for d in found], human)
@@ -245,3 +254,20 @@ def roll_deployment_back(
         found,
         lambda: session.say(f"{found.target} is answered by {found.id}: {cell(_versions(session, found.models))}"),
     )
+
+
+def export_deployment(
+    session: Session,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What answers it now.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Write a deployment to a folder that answers without the project: for serverless functions."""
+    files = session.project.export_deployment(target, folder)
+
+    def human() -> None:
+        session.say(
+            f"wrote {len(files)} files to {folder}",
+            "next: set HOLDFAST_BUNDLE, and the handler to holdfast.serverless.handler",
+        )
+
+    session.show({"files": [str(file) for file in files]}, human)

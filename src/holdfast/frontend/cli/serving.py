@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from holdfast.frontend.cli.render import cell
-from holdfast.frontend.cli.session import Report, Session, command
+from holdfast.frontend.cli.session import Session, command, stopped_by_signals
 
 __all__ = ["register", "show_answer", "show_lineage"]
 
@@ -19,7 +18,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for function in (serve, predict, trace):
+    for function in (serve, predict, stream, trace):
         command(app)(function)
 
 
@@ -36,23 +35,42 @@ def predict(
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="By default the only one.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help=".csv or .parquet; by default beside the input.")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help=".csv, .parquet or .jsonl; by default beside the input."),
+    ] = None,
+    entities: Annotated[
+        str | None,
+        typer.Option("--entities", metavar="all|FILE", help="Every stored entity, or those that a file lists."),
     ] = None,
     entity: Annotated[str | None, typer.Option("--entity", metavar="KEY", help="Instead of files: this one.")] = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="The cutoff of --entity; now.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", "--cutoff", metavar="TIME", help="What was known then; by default now.")
+    ] = None,
     context: Annotated[
         list[str] | None, typer.Option("--context", metavar="NAME=VALUE", help="What is known beforehand.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, for --entity.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Repair nothing: refuse, and say what.")] = False,
+    on_error: Annotated[
+        str, typer.Option("--on-error", metavar="fail|collect", help="A bad row ends it, or goes to a second file.")
+    ] = "fail",
 ) -> None:
-    """Predict files, or one entity as it was known at a time."""
-    if bool(files) == (entity is not None):
-        raise typer.BadParameter("give FILES, or --entity KEY")
-    if files and (at or context or explain):
-        raise typer.BadParameter("--at, --context and --explain go with --entity; a file has columns for them")
+    """Predict files, stored entities, or one entity as it was known at a time."""
+    if [bool(files), entities is not None, entity is not None].count(True) != 1:
+        raise typer.BadParameter("give FILES, or --entities all|FILE, or --entity KEY")
+    if explain and entity is None:
+        raise typer.BadParameter("--explain goes with --entity")
+    if files and at:
+        raise typer.BadParameter("--cutoff goes with --entities and --entity; a file has a column for it")
+    if context and (files or entities not in {None, "all"}):
+        raise typer.BadParameter("--context goes with --entity and --entities all; a file has columns for it")
     if entity is None:
-        _predict_files(session, files or [], target, output, strict or None)
+        options = {"strict": strict or None, "on_error": on_error}
+        if entities == "all":
+            _predict_stored(session, target, output, cutoff=at, context=_pairs(context or []), **options)
+        else:
+            listed = files or [Path(str(entities))]
+            _predict_files(session, listed, target, output, entities=not files, cutoff=at, **options)
         return
     name, question = session.project.question(target, entity, at, _pairs(context or []))
     reply = session.project.service.entities(name, [question], explain=explain, strict=strict or None)
@@ -60,30 +78,35 @@ def predict(
 
 
 def _predict_files(
-    session: Session, files: list[Path], target: str | None, output: Path | None, strict: bool | None
+    session: Session, files: list[Path], target: str | None, output: Path | None, **options: Any
 ) -> None:
     if output is not None and len(files) > 1:
         raise typer.BadParameter("--output takes the predictions of one file")
     done = []
-    with session.progress() as report:
-        for number, file in enumerate(files):
-            report(number, len(files), file.name)
-            place = output or file.with_name(f"{file.name.split('.')[0]}_predictions.csv")
-            said = partial(_rows_done, report, number, len(files), file.name)
-            done.append(session.project.predict_file(target, file, place, strict=strict, progress=said))
-        report(len(files), len(files), "done")
+    for file in files:
+        place = output or file.with_name(f"{file.name.split('.')[0]}_predictions.csv")
+        with session.progress() as report:
+            done.append(session.project.predict_file(target, file, place, progress=report, **options))
+    _show_batches(session, done)
 
+
+def _predict_stored(session: Session, target: str | None, output: Path | None, **options: Any) -> None:
+    if output is None:
+        raise typer.BadParameter("--entities all needs --output FILE")
+    with session.progress() as report:
+        done = session.project.predict_stored(target, output, progress=report, **options)
+    _show_batches(session, [done])
+
+
+def _show_batches(session: Session, done: list[Any]) -> None:
     def human() -> None:
         session.table(
             ("output", "rows", "repaired", "repairs", "deployment"),
             [(str(b.output), b.rows, b.repaired_rows, b.repairs, b.deployment) for b in done],
         )
+        session.say(*(f"{b.rejected:,} rows were rejected: {b.rejects}" for b in done if b.rejected))
 
     session.show(done, human)
-
-
-def _rows_done(report: Report, number: int, total: int, name: str, rows: int) -> None:
-    report(number, total, f"{name}: {rows:,} rows")
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
@@ -107,6 +130,31 @@ def show_answer(session: Session, reply: Mapping[str, Any]) -> None:
         session.say(*(f"{label}: {cell(reason)}" for reason in why["reasons"]))
     session.say(*(f"repaired: {cell(repair['detail'])}" for repair in found["repairs"]))
     session.say(f"id {found['id']}", f"next: holdfast trace {found['id']}")
+
+
+def stream(
+    session: Session,
+    target: Annotated[str | None, typer.Argument(metavar="TARGET", help="By default the only one.")] = None,
+    *,
+    source: Annotated[str, typer.Option("--from", metavar="URL", help="The topic of requests.")],
+    answers: Annotated[str, typer.Option("--to", metavar="URL", help="The topic of answers.")],
+    dead: Annotated[
+        str | None, typer.Option("--dead", metavar="URL", help="For what cannot be answered; by default TO.dead.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Reads as one; by default of the project and target.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Where a new group begins; with the oldest.")
+    ] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Stop when no request is left.")] = False,
+) -> None:
+    """Answer requests from topic to topic, until Ctrl-C. Topics are in Redis, NATS or Kafka."""
+    with stopped_by_signals() as stopping:
+        done = session.project.stream(
+            target, source, answers, dead=dead, group=group, since=since, drain=drain, stopping=stopping
+        )
+    session.show(done, lambda: session.say(f"{done.read:,} requests: {done.answered:,} answered, {done.dead:,} dead"))
 
 
 def trace(

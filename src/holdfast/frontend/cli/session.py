@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.frontend.client import Project
 
-__all__ = ["WAIT", "Report", "Session", "command", "complain"]
+__all__ = ["WAIT", "Report", "Session", "command", "complain", "stopped_by_signals"]
 
 Report = Callable[[int, int, str], None]
 """`report(done, total, message)`: how far a long step is."""
@@ -72,6 +73,13 @@ class Session:
     def fields(record: Any) -> dict[str, Any]:
         """A record as a mapping, to add to."""
         return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+    @staticmethod
+    def seconds(duration: str) -> float:
+        """A duration such as 10min, in seconds."""
+        from holdfast.core.timeline import SECOND, parse_duration
+
+        return parse_duration(duration) / SECOND
 
     def say(self, *lines: str) -> None:
         """Lines for people."""
@@ -140,6 +148,25 @@ def _console(stream: Any) -> "Console":
 
     width = None if stream.isatty() else _PIPED_WIDTH
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM came; the second one ends the process as usual."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def on(number: int, _frame: object) -> None:
+        came.append(number)
+        signal.signal(number, before[number])
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        before[one] = signal.signal(one, on)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def complain(error: HoldfastError, as_json: bool) -> None:

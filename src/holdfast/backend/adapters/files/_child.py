@@ -75,7 +75,8 @@ def _read(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     if request["kind"] == "parquet":
         from holdfast.backend.adapters.files.parquet import read_parquet
 
-        raw = read_parquet(request["path"], request["file"], limits)
+        span = request["span"]
+        raw = read_parquet(request["path"], request["file"], limits, None if span is None else (span[0], span[1]))
     else:
         from holdfast.backend.adapters.files.workbook import read_workbook
 

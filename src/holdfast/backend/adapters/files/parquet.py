@@ -14,8 +14,8 @@ from holdfast.errors import FileError
 __all__ = ["read_parquet"]
 
 
-def read_parquet(path: str, file: str, limits: Limits) -> RawTable:
-    """Read a Parquet file; `rows` count from 1.
+def read_parquet(path: str, file: str, limits: Limits, span: tuple[int, int] | None = None) -> RawTable:
+    """Read a Parquet file; `rows` count from 1. With `span` only that many rows after the first so many.
 
     Dictionaries are decoded, integers widened, dates become midnights. FileError, naming the column, for nested and
     other types that no column of a table has, and where a value would lose digits.
@@ -25,7 +25,7 @@ def read_parquet(path: str, file: str, limits: Limits) -> RawTable:
             names, notes = unique_names(source.schema_arrow.names, file, limits.columns)
             for name, field in zip(names, source.schema_arrow, strict=True):
                 _check(field.type, name, file)
-            table = source.read(use_threads=False)
+            table = source.read(use_threads=False) if span is None else _span(source, *span)
     except (pa.ArrowException, OSError) as error:
         raise FileError(
             f"{file} cannot be read as parquet: {error}",
@@ -38,8 +38,23 @@ def read_parquet(path: str, file: str, limits: Limits) -> RawTable:
         arrays.append(array)
         if note:
             notes.append(f"column {name!r} {note}")
-    rows = pa.array(range(1, table.num_rows + 1), pa.int64())
+    first = 1 + (span[0] if span else 0)
+    rows = pa.array(range(first, first + table.num_rows), pa.int64())
     return RawTable(pa.Table.from_arrays(arrays, names=names), rows, "parquet", notes=tuple(notes))
+
+
+def _span(source: pq.ParquetFile, start: int, count: int) -> pa.Table:
+    """Some rows: only the row groups that hold them are read."""
+    groups, place = [], 0
+    before = 0
+    for number in range(source.num_row_groups):
+        size = source.metadata.row_group(number).num_rows
+        if place + size <= start:
+            before += size
+        elif place < start + count:
+            groups.append(number)
+        place += size
+    return source.read_row_groups(groups, use_threads=False).slice(start - before, count)
 
 
 def _check(kind: pa.DataType, name: str, file: str) -> None:

@@ -46,14 +46,19 @@ class Sandbox:
         self.peak_bytes = 0
         """Largest resident memory the child reported, in bytes."""
 
-    def read(self, path: Path, kind: str, file: str, sheet: str | None) -> RawTable:
-        """Read one file of `kind`; `file` is its name for messages. Raises FileError or LimitError, never crashes."""
+    def read(
+        self, path: Path, kind: str, file: str, sheet: str | None, span: tuple[int, int] | None = None
+    ) -> RawTable:
+        """Read one file of `kind`; `file` is its name for messages. Raises FileError or LimitError, never crashes.
+
+        `span`, of Parquet: how many rows to leave out, and how many to read then.
+        """
         with self._turn, tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             out = Path(folder) / "table.arrow"
             # Under a name that says what it is: readers go by the extension, which may be wrong.
             link = Path(folder) / f"table.{kind}"
             link.symlink_to(path)
-            request = {"path": str(link), "kind": kind, "file": file, "sheet": sheet, "out": str(out)}
+            request = {"path": str(link), "kind": kind, "file": file, "sheet": sheet, "span": span, "out": str(out)}
             answer = self._ask(request, file)
             self.peak_bytes = max(self.peak_bytes, int(answer.get("peak_bytes", 0)))
             if "error" in answer:

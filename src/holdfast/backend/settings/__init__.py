@@ -3,43 +3,59 @@
 Every default of the file is written here once. `Layout` names the folders.
 """
 
-import re
-from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime
+from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    SecretStr,
     field_validator,
     model_validator,
 )
 
+from holdfast.backend.settings.base import Model, Names, PlacedError, PlaceUrl, unknown
+from holdfast.backend.settings.deployment import (
+    ABSettings,
+    CanarySettings,
+    DeploymentSettings,
+    RuleSettings,
+    StepSettings,
+    WaitSettings,
+)
+from holdfast.backend.settings.operation import BackupSettings, OnlineSettings, ScheduleSettings, StorageSettings
+from holdfast.backend.settings.serving import ServingSettings, TlsSettings
 from holdfast.core.schema import RESERVED_PREFIX, DType
 from holdfast.core.timeline import Known, Step, parse_duration, parse_instant, zone
 from holdfast.core.words import parse_size
-from holdfast.errors import ConfigError, InputError, nearest
+from holdfast.errors import ConfigError, InputError
 
-__all__ = ["BackupSettings", "ColumnSettings", "ConstantSettings", "FeatureGroupSettings", "FeatureSettings",
-           "OnlineSettings", "PlacedError", "SelectionSettings", "ServingSettings", "Settings", "SplitSettings",
-           "StorageSettings", "TableSettings", "TargetSettings", "TrainingSettings", "TransformSettings",
-           "unknown"]  # fmt: skip
-
-_POSTGRES = re.compile(r"postgresql://\S+/[^\s/?]+(\?\S*)?")
-_S3 = re.compile(r"s3://[^\s/?]+(/[^\s?]+)?/?(\?\S*)?")
-_REDIS = re.compile(r"rediss?://[^\s/]+(/\d+)?(\?\S*)?")
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-"""One name or a list of names."""
+__all__ = [
+    "ABSettings",
+    "BackupSettings",
+    "CanarySettings",
+    "ColumnSettings",
+    "ConstantSettings",
+    "DeploymentSettings",
+    "FeatureGroupSettings",
+    "FeatureSettings",
+    "OnlineSettings",
+    "PlacedError",
+    "RuleSettings",
+    "SelectionSettings",
+    "ServingSettings",
+    "Settings",
+    "SplitSettings",
+    "StepSettings",
+    "StorageSettings",
+    "TableSettings",
+    "TargetSettings",
+    "TlsSettings",
+    "TrainingSettings",
+    "TransformSettings",
+    "WaitSettings",
+    "unknown",
+]  # fmt: skip
 
 
 def _checked(check: Callable[[str], object], value: str) -> str:
@@ -51,11 +67,7 @@ def _checked(check: Callable[[str], object], value: str) -> str:
     return value
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ColumnSettings(_Model):
+class ColumnSettings(Model):
     """What is declared of a column; what is declared binds, what is not is inferred from the first delivery."""
 
     type: DType | None = None
@@ -80,7 +92,7 @@ def _columns(value: object) -> object:
     return {name: {} for name in value} if isinstance(value, list) else value
 
 
-class TableSettings(_Model):
+class TableSettings(Model):
     """A table: its files in each delivered period (or the table that its rows derive `from`), key, time and links."""
 
     files: Names = ()
@@ -137,7 +149,7 @@ class TableSettings(_Model):
         return self
 
 
-class TargetSettings(_Model):
+class TargetSettings(Model):
     """What is predicted: one row = one entity at one cutoff.
 
     Rows of the table `from` ask, each at its `cutoff`; or, with `every`, each entity is asked at the start of each
@@ -200,7 +212,7 @@ class TargetSettings(_Model):
         return self
 
 
-class ConstantSettings(_Model):
+class ConstantSettings(Model):
     """A missing rule: null becomes this."""
 
     constant: float | str
@@ -217,7 +229,7 @@ _TRANSFORMS = {
 }  # fmt: skip
 
 
-class _MethodSettings(_Model):
+class _MethodSettings(Model):
     """One step: a method, and the options that go with it."""
 
     def options(self) -> dict[str, Any]:
@@ -266,7 +278,7 @@ def _method(value: object) -> object:
     return {"method": value} if isinstance(value, str) else value
 
 
-class FeatureSettings(_Model):
+class FeatureSettings(Model):
     """How features are synthesised, aligned, and chosen for the model."""
 
     depth: int = Field(2, ge=0, le=4)
@@ -311,7 +323,7 @@ class FeatureSettings(_Model):
         return None if value is None else _checked(parse_size, value)
 
 
-class SplitSettings(_Model):
+class SplitSettings(Model):
     """How rows are parted into train, validate and test."""
 
     by: Literal["time", "random", "stratified", "group"] = "random"
@@ -334,7 +346,7 @@ class SplitSettings(_Model):
         return self
 
 
-class TrainingSettings(_Model):
+class TrainingSettings(Model):
     """How models are trained. `parameters` go to the algorithm as they are; `on_import`: new data send a training."""
 
     algorithm: Literal["xgboost"] = "xgboost"
@@ -345,110 +357,7 @@ class TrainingSettings(_Model):
     parameters: dict[str, float | int | str | bool] = {}
 
 
-class ServingSettings(_Model):
-    """Where the prediction server (and the control plane on the next port) listen, and their limits."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(8700, ge=1, le=65534)
-    workers: int = Field(1, ge=1, le=256)
-    max_body_mb: int = Field(16, ge=1)
-
-
-def _sqlite_or(url: re.Pattern[str], value: object, said: str) -> object:
-    """`value` if it is `sqlite` or such a URL; the error never repeats it, for it may hold a password."""
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if not isinstance(text, str) or not (text == "sqlite" or url.fullmatch(text)):
-        raise ValueError(said)
-    return value
-
-
-class ScheduleSettings(_Model):
-    """A job that workers do at the times of a cron line, in the project's time zone."""
-
-    cron: str
-    job: str
-    arguments: dict[str, Any] = {}
-
-
-class StorageSettings(_Model):
-    """Where records and blobs live: `database` is `sqlite` or the URL of a PostgreSQL, `blobs` is `local` or of S3.
-
-    Passwords are better left out: PGPASSWORD, ~/.pgpass and AWS_ACCESS_KEY_ID are honoured.
-    """
-
-    database: SecretStr = SecretStr("sqlite")
-    blobs: str = "local"
-
-    @field_validator("database", mode="before")
-    @classmethod
-    def _database(cls, value: object) -> object:
-        said = "`storage.database` is `sqlite` or a URL such as postgresql://user@host:5432/database"
-        return _sqlite_or(_POSTGRES, value, said)
-
-    @field_validator("blobs")
-    @classmethod
-    def _blobs(cls, value: str) -> str:
-        if value != "local" and not _S3.fullmatch(value):
-            raise ValueError("`storage.blobs` is `local` or a URL such as s3://bucket/folder")
-        return value
-
-
-def _place(value: str) -> str:
-    if "://" in value and not _S3.fullmatch(value):
-        raise ValueError("a place is a folder, or a URL such as s3://bucket/folder")
-    return value
-
-
-PlaceUrl = Annotated[str, Field(min_length=1), AfterValidator(_place)]
-"""A folder, relative to the project's, or a bucket."""
-
-
-class BackupSettings(_Model):
-    """Where backups go, when (a cron line in the project's time zone), and how many are kept; None: all."""
-
-    to: PlaceUrl | None = None
-    schedule: str | None = None
-    keep: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _scheduled(self) -> Self:
-        if self.schedule is None:
-            return self
-        from cronsim import CronSim, CronSimError
-
-        try:
-            CronSim(self.schedule, datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise PlacedError(
-                ("backup", "schedule"), f"{self.schedule!r} is no cron line such as `0 3 * * *`: {error}"
-            ) from error
-        if self.to is None:
-            raise PlacedError(("backup", "schedule"), "a schedule needs a place: `backup.to`")
-        return self
-
-
-RemoteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-
-
-class OnlineSettings(_Model):
-    """Where online vectors live: `sqlite` (embedded) or the URL of a Redis, which may hold a password."""
-
-    store: SecretStr = SecretStr("sqlite")
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _store(cls, value: object) -> object:
-        return _sqlite_or(_REDIS, value, "`online.store` is `sqlite` or a URL such as redis://localhost:6379/0")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _mapping(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            raise ValueError("`online` is a mapping such as {store: sqlite}")  # noqa: TRY004 - pydantic wants a ValueError
-        return value
-
-
-class FeatureGroupSettings(_Model):
+class FeatureGroupSettings(Model):
     """A feature group: an entity's features that are looked up together."""
 
     entity: str | None = None
@@ -473,7 +382,10 @@ class FeatureGroupSettings(_Model):
         return self
 
 
-class Settings(_Model):
+RemoteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class Settings(Model):
     """The project file, validated and frozen."""
 
     project: str = Field(min_length=1)
@@ -492,6 +404,7 @@ class Settings(_Model):
     backup: BackupSettings = BackupSettings()
     remotes: dict[RemoteName, PlaceUrl] = {}
     feature_groups: dict[str, FeatureGroupSettings] = {}
+    deployments: dict[str, DeploymentSettings] = {}
 
     @field_validator("timezone")
     @classmethod
@@ -561,6 +474,12 @@ class Settings(_Model):
             )
 
     @model_validator(mode="after")
+    def _deployed(self) -> Self:
+        for name in self.deployments:
+            _known_name(name, self.targets, "target", ("deployments", name))
+        return self
+
+    @model_validator(mode="after")
     def _groups(self) -> Self:
         for name, group in self.feature_groups.items():
             place = ("feature_groups", name)
@@ -579,20 +498,6 @@ class Settings(_Model):
         return self
 
 
-class PlacedError(ValueError):
-    """A validation error of a place that pydantic does not know."""
-
-    def __init__(self, place: tuple[str, ...], message: str) -> None:
-        self.place = place
-        super().__init__(message)
-
-
 def _known_name(name: str, names: dict[str, Any], kind: str, place: tuple[str, ...]) -> None:
     if name not in names:
         raise PlacedError(place, unknown(f"there is no {kind}", name, names))
-
-
-def unknown(what: str, name: str, names: Iterable[object]) -> str:
-    """That there is no such name, and the nearest that there is."""
-    hint = nearest(name, names)
-    return f"{what} {name!r}; {hint[0].lower()}{hint[1:].rstrip('.')}"
