@@ -193,18 +193,22 @@ def answering(server):
     return httpx.get(f"{server.base}/v1/health").json()["targets"]["风险"]
 
 
-def settled(server, deployment):
-    """Both workers answer with that deployment only."""
+def everywhere(server, holds):
+    """What both workers say of the target comes to hold."""
 
     def look():
         found = {}
         for _ in range(12):
             health = httpx.get(f"{server.base}/v1/health").json()
             found[health["worker"]] = health["targets"]["风险"]
-        one = all(now["deployment"] == deployment and "arms" not in now for now in found.values())
-        return one and len(found) == 2
+        return len(found) == 2 and all(map(holds, found.values()))
 
     until(look, 20)
+
+
+def settled(server, deployment):
+    """Both workers answer with that deployment only."""
+    everywhere(server, lambda now: now["deployment"] == deployment and "arms" not in now)
 
 
 def test_a_good_canary_walks_its_steps_to_promotion_under_load(own, pool):
@@ -290,13 +294,12 @@ def test_an_a_b_test_is_sticky_and_outcomes_decide_it(own, pool):
     rooms.train("风险", rounds=22)
     made = start(server, "ab")
     units = [quote(f"会员{number}") for number in range(60)]
-    until(lambda: all(arm["loaded"] for arm in answering(server).get("arms", [{"loaded": False}])))
+    everywhere(server, lambda now: all(arm["loaded"] for arm in now.get("arms", [{"loaded": False}])))
     bad = httpx.post(
         server.base + "/v1/targets/风险/predict", json={"features": [pool[0]]},
         headers={"x-holdfast-unit": "会员".encode()},
     )  # fmt: skip
     assert (bad.status_code, "Percent-encode" in bad.text) == (400, True)
-    time.sleep(1.5)  # both workers look within that
     with Load(server, pool, itertools.cycle(units)) as load:
         until(lambda: len(load.got) > 1200)
     assert not load.faults

@@ -104,8 +104,10 @@ def test_what_an_interrupted_import_left_is_behind_until_the_next(sqlite_project
     shutil.copytree(rooms.layout.raw / "2024-01", rooms.layout.raw / "2024-09")
     (rooms.layout.private / "delivery.intent").write_text(json.dumps({"delivery": "2024-09"}))
     assert [(one.level, one.object) for one in check(rooms)] == [("behind", "data/raw")]
-    with rooms.datasets.changing("test"):
-        (rooms.layout.raw / ".incoming-2-x").mkdir()
+    with rooms.datasets.changing("test") as raw:
+        staged = raw.stage([rooms.layout.raw / "2024-01" / "visits.csv"], "2024-09")
+        assert staged.folder
+        assert staged.folder.exists()
         assert check(rooms) == []
     assert check(rooms, deep=True) == []
 

@@ -4,19 +4,28 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.backend.layout import Layout
-from holdfast.backend.store.files import place, sha256_of_file, write_whole
-from holdfast.errors import ConflictError, FileError, InputError
+import sqlalchemy as sa
 
-__all__ = ["Kept", "RawFiles", "Staged", "delivery_parts"]
+from holdfast.backend.datasets import tables as rows_of
+from holdfast.backend.layout import Layout
+from holdfast.backend.store import Store
+from holdfast.backend.store.files import place, sha256_of_file, write_whole
+from holdfast.errors import ConflictError, FileError, HoldfastError, InputError
+
+__all__ = ["INCOMING", "INTENTS", "Kept", "RawFiles", "Staged", "delivery_begun", "delivery_parts"]
 
 _CHUNK = 1 << 20
-_INCOMING = ".incoming-"
+INCOMING = ".incoming-"
+"""How the names of folders under `data/raw` begin that hold copies on their way."""
+INTENTS = "delivery*.intent"
+"""Notes of what is about to be published, in `.holdfast`."""
 _DELIVERY = re.compile(r"(?P<period>[^~]+?)(?:~(?P<number>[1-9]\d*))?")
 
 
@@ -47,11 +56,18 @@ class Staged:
 
 
 class RawFiles:
-    """The folder of raw files. Use it only while the lock of the data is held."""
+    """The folder of raw files, for one block that holds the lease of the data (`Datasets.changing`).
 
-    def __init__(self, layout: Layout) -> None:
+    A block may have lost the lease without knowing it (its process was stopped) and go on beside its successor. So the
+    copies and the note of each block bear a token of its own, at its end a block takes away only what is its own, and
+    a published folder is emptied as the folder that was looked at while the lease was held, not by its name.
+    """
+
+    def __init__(self, layout: Layout, store: Store) -> None:
         self._layout = layout
-        self._intent = layout.private / "delivery.intent"
+        self._store = store
+        self._token = secrets.token_hex(6)
+        self._intent = layout.private / f"delivery-{self._token}.intent"
 
     def stage(self, files: Sequence[Path], period: str) -> Staged:
         """Copy the files next to their later place; files that lie in `data/raw/<period>/` already stay there."""
@@ -61,7 +77,7 @@ class RawFiles:
         in_place = self._in_place(files, period)
         if in_place:
             return Staged(tuple(_hashed(file) for file in files), None, in_place)
-        folder = self._layout.raw / f"{_INCOMING}{os.getpid()}-{os.urandom(4).hex()}"
+        folder = self._layout.raw / f"{INCOMING}{self._token}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         try:
             return Staged(tuple(_copied(file, folder) for file in files), folder)
@@ -87,35 +103,80 @@ class RawFiles:
             number += 1
 
     def publish(self, staged: Staged, delivery: str) -> None:
-        """Put the copies into their place. Until `settle`, a crash takes them away again (`recover`)."""
+        """Put the copies into their place. Until `settle`, a crash takes them away again (`recover`).
+
+        LockedError when the lease was lost; ConflictError when other files came into that place meanwhile.
+        """
         target = self._layout.raw / delivery
-        if staged.folder is None or target.exists():
-            self.discard(staged)
+        if staged.folder is None:
             return
-        intent = json.dumps({"delivery": delivery}, ensure_ascii=False)
-        write_whole(self._intent, lambda path: path.write_text(intent, encoding="utf-8"))
-        place(staged.folder, target, "raw files")
+        with self._store.write("publish raw files"):
+            pass  # refuses who has lost the lease
+        if not target.exists() and self._placed(staged.folder, target):
+            return
+        if not _same(target, staged):
+            raise ConflictError(
+                "other files came into the place of the delivery",
+                where={"delivery": delivery, "folder": str(target)},
+                hint="Nothing was changed; repeat it.",
+            )
+        self.discard(staged)
 
     def settle(self) -> None:
         """The delivery is committed: its files stay."""
         self._intent.unlink(missing_ok=True)
 
-    def recover(self, deliveries: Callable[[], set[str]]) -> None:
-        """Remove what an interrupted import left: copies, and a published folder that none of `deliveries` names.
+    def recover(self) -> None:
+        """Remove what interrupted imports left: copies, and published folders that no version names.
 
-        They are asked for only where something is left.
+        LockedError when the lease was lost.
         """
+        raw = self._layout.raw
+        self._clear(list(raw.glob(f"{INCOMING}*")) if raw.is_dir() else [], list(self._layout.private.glob(INTENTS)))
+
+    def abandon(self) -> None:
+        """At the end of the block, remove what of its own was not committed.
+
+        Where that cannot be done (the lease or the database is lost), the next change does it.
+        """
+        for folder in self._layout.raw.glob(f"{INCOMING}{self._token}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         if self._intent.exists():
-            try:
-                name = json.loads(self._intent.read_text(encoding="utf-8"))["delivery"]
-            except (ValueError, KeyError):
-                name = None  # damaged from outside: it is written whole before anything is published
-            if name and name not in deliveries():
-                shutil.rmtree(self._layout.raw / name, ignore_errors=True)
-            self._intent.unlink()
-        if self._layout.raw.is_dir():
-            for folder in self._layout.raw.glob(f"{_INCOMING}*"):
+            with suppress(HoldfastError, sa.exc.DBAPIError):
+                self._clear([], [self._intent])
+
+    def _placed(self, folder: Path, target: Path) -> bool:
+        """Put a folder into its place, with a note that it is not committed; False where the place was taken now."""
+        intent = json.dumps({"delivery": target.name}, ensure_ascii=False)
+        write_whole(self._intent, lambda path: path.write_text(intent, encoding="utf-8"), "delivery.intent")
+        try:
+            place(folder, target, "raw files")
+        except OSError:
+            if not target.is_dir():
+                raise
+            return False
+        return True
+
+    def _clear(self, copies: Sequence[Path], intents: Sequence[Path]) -> None:
+        if not copies and not intents:
+            return
+        with ExitStack() as opened:
+            published = {}
+            for intent in intents:
+                if name := delivery_begun(intent):
+                    with suppress(FileNotFoundError):
+                        published[name] = os.open(self._layout.raw / name, os.O_RDONLY | os.O_DIRECTORY)
+                        opened.callback(os.close, published[name])
+            # Whoever holds the lease here, after the looking, has looked at what others before it left.
+            with self._store.write("clear raw files") as connection:
+                committed = {file.delivery for file in rows_of.files_of(connection, None)} if published else set()
+            for folder in copies:
                 shutil.rmtree(folder, ignore_errors=True)
+            for name, handle in published.items():
+                if name not in committed:
+                    _remove(self._layout.raw / name, handle)
+            for intent in intents:
+                intent.unlink(missing_ok=True)
 
     def _in_place(self, files: Sequence[Path], period: str) -> str | None:
         raw = self._layout.raw.resolve()
@@ -124,6 +185,23 @@ class RawFiles:
             return None
         folder = folders.pop()
         return folder.name if folder.parent == raw and delivery_parts(folder.name)[0] == period else None
+
+
+def delivery_begun(intent: Path) -> str | None:
+    """The delivery that a note tells was about to be published; None where the note is gone or cannot be read."""
+    try:
+        return str(json.loads(intent.read_text(encoding="utf-8"))["delivery"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged from outside: it is written whole before anything is published
+
+
+def _remove(folder: Path, handle: int) -> None:
+    """Remove the files of the open folder, and the folder where its name is still its own."""
+    for name in os.listdir(handle):
+        with suppress(OSError):
+            os.unlink(name, dir_fd=handle)
+    with suppress(OSError):  # not empty: the name is another's now
+        folder.rmdir()
 
 
 def _distinct(files: Sequence[Path]) -> None:

@@ -88,7 +88,6 @@ class Datasets:
         self._layout = layout
         self._blobs = blobs
         self.parts = PartStore(blobs, KeyFiles(layout.private / "keys"))
-        self.raw = RawFiles(layout)
         self.refs = Refs(store, clock, self._row)
         self._leases = Leases(store, clock)
 
@@ -305,24 +304,18 @@ class Datasets:
         return self.clock.now()
 
     @contextmanager
-    def changing(self, what: str, *, wait: float | None = None) -> Iterator[None]:
-        """Hold the lease of the data; first clear away what an interrupted import left.
+    def changing(self, what: str, *, wait: float | None = None) -> Iterator[RawFiles]:
+        """Hold the lease of the data, and first clear away what an interrupted import left. Gives the raw files.
 
         LockedError when somebody else holds it after `wait` seconds.
         """
         with self._leases.hold(["data"], doing=what, wait=wait):
-            self._recover()
+            raw = RawFiles(self._layout, self._store)
+            raw.recover()
             try:
-                yield
+                yield raw
             finally:
-                self._recover()
-
-    def _recover(self) -> None:
-        def deliveries() -> set[str]:
-            with self._store.read() as connection:
-                return {file.delivery for file in rows_of.files_of(connection, None)}
-
-        self.raw.recover(deliveries)
+                raw.abandon()
 
     def last_states(
         self, version: str | None, table: Table, like: Ranges | None = None, keys: pa.Table | None = None

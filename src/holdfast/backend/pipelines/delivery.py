@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets, Draft
 from holdfast.backend.datasets.parts import REMOVED, Stored, identity_columns, ranges_of
-from holdfast.backend.datasets.raw import Kept, Staged
+from holdfast.backend.datasets.raw import Kept, RawFiles, Staged
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.pipelines.derived import derived_tables, root_of, typed_links
 from holdfast.backend.records import DatasetVersion, RawFile, RawTable, new_id
@@ -156,6 +156,7 @@ def _claims(said: TableSettings, name: str) -> bool:
 
 def apply_delivery(
     datasets: Datasets,
+    raw: RawFiles,
     settings: Settings,
     rules: Mapping[str, TableRule],
     loaded: Loaded,
@@ -163,18 +164,19 @@ def apply_delivery(
     note: str,
     author: str,
 ) -> IngestResult:
-    """Commit one delivery as a new version. The lease of the data must be held."""
+    """Commit one delivery as a new version, with the raw files of the block that holds the lease of the data."""
     base = datasets.current()
     period = loaded.period
     if base is not None and datasets.has_delivered(period.name, loaded.staged.files):
-        datasets.raw.discard(loaded.staged)
+        raw.discard(loaded.staged)
         known = f"{period.name} is already part of {base.version}, with the same files"
         if draft := _rederived(datasets, settings, base, note, author):
             version = datasets.commit(draft)
             told = f"{known}; the derived tables of the project file are new"
             return IngestResult(version, True, period.name, version.report, (*loaded.notes, told))
         return IngestResult(base, False, period.name, {}, (*loaded.notes, known))
-    work = _Work(datasets, settings, rules, loaded, base)
+    delivery = raw.name(loaded.staged, period.name)
+    work = _Work(datasets, settings, rules, loaded, base, delivery=delivery)
     work.check_tables()
     for name in _parents_first(settings, rules):
         if name in work.claimed:
@@ -182,9 +184,9 @@ def apply_delivery(
     work.count_unknown_parents()
     work.check_limit()
     parts = work.write_parts()
-    datasets.raw.publish(loaded.staged, work.delivery)
+    raw.publish(loaded.staged, work.delivery)
     version = datasets.commit(work.draft(parts, note, author))
-    datasets.raw.settle()
+    raw.settle()
     return IngestResult(version, True, work.delivery, version.report, (*loaded.notes, *work.notes))
 
 
@@ -230,6 +232,8 @@ class _Work:
         rules: Mapping[str, TableRule],
         loaded: Loaded,
         base: DatasetVersion | None,
+        *,
+        delivery: str,
     ) -> None:
         self._datasets = datasets
         self._settings = settings
@@ -242,7 +246,7 @@ class _Work:
         self._history = datasets.files(base.id) if base else []
         self._outcomes: dict[str, _Outcome] = {}
         self.claimed = claims(settings, loaded.staged)
-        self.delivery = datasets.raw.name(loaded.staged, loaded.period.name)
+        self.delivery = delivery
         self.notes: list[str] = []
         self._same: dict[str, list[Kept]] = {}
         if self._schema.timezone != settings.timezone:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.backend.datasets import Datasets
-from holdfast.backend.datasets.raw import Staged, delivery_parts
+from holdfast.backend.datasets.raw import RawFiles, Staged, delivery_parts
 from holdfast.backend.pipelines.delivery import IngestResult, Loaded, Reader, apply_delivery, claims, rules_of
 from holdfast.backend.records import RawTable
 from holdfast.backend.settings import Settings
@@ -130,13 +130,13 @@ def _run(
     results: list[IngestResult] = []
     tell = progress or (lambda *_: None)
     what = f"ingest {deliveries[0].period.name}"
-    with datasets.changing(what):
+    with datasets.changing(what) as raw:
         try:
             tell(0, len(deliveries), f"reading {deliveries[0].period.name}")
-            for done, (delivery, loaded) in enumerate(_loaded(datasets, settings, reader, deliveries), 1):
+            for done, (delivery, loaded) in enumerate(_loaded(datasets, raw, settings, reader, deliveries), 1):
                 try:
                     now = _reread(datasets, settings, reader, loaded())
-                    result = apply_delivery(datasets, settings, rules, now, note=note, author=author)
+                    result = apply_delivery(datasets, raw, settings, rules, now, note=note, author=author)
                 except HoldfastError as error:
                     raise _placed(error, delivery, len(results)) from error
                 results.append(result)
@@ -158,7 +158,7 @@ def _placed(error: HoldfastError, delivery: _Delivery, before: int) -> HoldfastE
 
 
 def _loaded(
-    datasets: Datasets, settings: Settings, reader: Reader, deliveries: Sequence[_Delivery]
+    datasets: Datasets, raw: RawFiles, settings: Settings, reader: Reader, deliveries: Sequence[_Delivery]
 ) -> Iterator[tuple[_Delivery, Callable[[], Loaded]]]:
     """Deliveries in order, each with its files copied and read; a few are read ahead."""
     workers = max(2, min(4, os.cpu_count() or 2))
@@ -168,7 +168,7 @@ def _loaded(
         try:
             while True:
                 while len(waiting) < _AHEAD and (delivery := next(rest, None)) is not None:
-                    waiting.append((delivery, pool.submit(_load, datasets, settings, reader, delivery)))
+                    waiting.append((delivery, pool.submit(_load, datasets, raw, settings, reader, delivery)))
                 if not waiting:
                     return
                 delivery, future = waiting.popleft()
@@ -178,8 +178,8 @@ def _loaded(
                 future.cancel()
 
 
-def _load(datasets: Datasets, settings: Settings, reader: Reader, delivery: _Delivery) -> Loaded:
-    staged = datasets.raw.stage(delivery.files, delivery.period.name)
+def _load(datasets: Datasets, raw: RawFiles, settings: Settings, reader: Reader, delivery: _Delivery) -> Loaded:
+    staged = raw.stage(delivery.files, delivery.period.name)
     if datasets.has_delivered(delivery.period.name, staged.files):
         return Loaded(delivery.period, staged, {}, delivery.notes)
     return Loaded(delivery.period, staged, _read(settings, reader, staged), delivery.notes)

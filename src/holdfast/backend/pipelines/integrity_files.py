@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.face import MANIFEST
+from holdfast.backend.datasets.raw import INCOMING, INTENTS, delivery_begun
 from holdfast.backend.pipelines.forgetting import unfinished
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.registry.face import read_manifest
@@ -23,7 +24,6 @@ __all__ = ["Finding", "Tables", "blob_findings", "face_findings", "raw_findings"
 
 Tables = Mapping[str, list[dict[str, Any]]]
 """All records: the rows of each table of the database."""
-_INCOMING = ".incoming-"
 _MATRIX = "matrix "
 
 
@@ -127,9 +127,9 @@ def raw_findings(rooms: Rooms) -> Callable[[Tables, bool], Iterator[Finding]]:
     """List the raw files now; the answer compares the list with records that are read later."""
     raw = rooms.layout.raw
     listed = sorted(path for path in raw.rglob("*") if path.is_file()) if raw.is_dir() else []
-    leftover = sorted(raw.glob(f"{_INCOMING}*")) if raw.is_dir() else []
-    intent = rooms.layout.private / "delivery.intent"
-    begun = _delivery(intent)
+    leftover = sorted(raw.glob(f"{INCOMING}*")) if raw.is_dir() else []
+    intents = list(rooms.layout.private.glob(INTENTS))
+    begun = {delivery_begun(intent) for intent in intents}
 
     def compared(tables: Tables, deep: bool) -> Iterator[Finding]:
         if unfinished(rooms):
@@ -141,22 +141,15 @@ def raw_findings(rooms: Rooms) -> Callable[[Tables, bool], Iterator[Finding]]:
         busy = {holder.name for holder in Leases(rooms.store, rooms.clock).holders("data")}
         if "data" in busy:
             return
-        if intent.exists() or leftover:
+        if intents or leftover:
             yield Finding("behind", "data/raw", "an import was interrupted; the next change of the data clears it away")
         for path in listed:
             name = path.relative_to(rooms.layout.root).as_posix()
             folder = path.relative_to(raw).parts[0]
-            if name not in known and not folder.startswith(_INCOMING) and folder != begun and path.exists():
+            if name not in known and not folder.startswith(INCOMING) and folder not in begun and path.exists():
                 yield Finding("behind", name, "no version knows this file; import it, or take it away")
 
     return compared
-
-
-def _delivery(intent: Path) -> str | None:
-    try:
-        return str(json.loads(intent.read_text(encoding="utf-8"))["delivery"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _recorded(rooms: Rooms, tables: Tables, deep: bool) -> Iterator[Finding]:

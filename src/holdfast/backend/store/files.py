@@ -11,13 +11,16 @@ from holdfast.backend.store.crashpoints import crash_point
 __all__ = ["place", "sha256_of", "sha256_of_file", "write_whole"]
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then put it in its place: readers see the old file or the new one."""
+def write_whole(path: Path, write: Callable[[Path], object], what: str = "") -> None:
+    """Let `write` make a file beside `path`, then put it in its place: readers see the old file or the new one.
+
+    `what` names the crash point, by default after the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         write(scratch)
-        place(scratch, path)
+        place(scratch, path, what)
     finally:
         scratch.unlink(missing_ok=True)
 
