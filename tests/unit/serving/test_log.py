@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.backend.serving.exchange import Exchange, Logged
 from holdfast.backend.serving.log import PredictionLog, erase_predictions, read_prediction, read_predictions, recover
+from holdfast.backend.serving.spool import Spool, framed, leftovers, unframed, waiting
 from holdfast.errors import IntegrityError, LimitError, NotFoundError
 
 
@@ -231,6 +232,17 @@ def spooled(path):
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
+def used(path):
+    """The spool's file that holds something."""
+    (found,) = [file for file in spooled(path) if any(file.read_bytes()[32:36])]
+    return found
+
+
+def large(number):
+    """More than a file of the spool has room for without growing."""
+    return exchange(number, request=msgspec.json.encode({"features": [{"x": "字" * (1 << 20)}]}))
+
+
 def test_a_kill_right_after_an_answer_loses_nothing(tmp_path):
     path = tmp_path / "log.db"
     killed(path)
@@ -259,13 +271,21 @@ def test_the_next_writer_takes_over_what_the_dead_left_and_only_that(tmp_path, c
     assert spooled(path) == []
 
 
-def test_a_torn_end_is_no_record_and_damage_is_kept_and_told(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "more",
+    [
+        bytes(4) + b"a record whose length was not written yet" + bytes(9),
+        (300).to_bytes(4, "little") + b"less than its length says",
+        b"\1",
+    ],
+)
+def test_a_torn_end_is_no_record_and_damage_is_kept_and_told(tmp_path, caplog, more):
     path = tmp_path / "log.db"
     killed(path)
-    (used,) = [file for file in spooled(path) if file.stat().st_size]
-    whole = used.read_bytes()
-    used.write_bytes(whole + whole[: len(whole) // 5])
-    (used.parent / "1-bad").write_bytes((9).to_bytes(4, "little") + b"\xc1" * 9)
+    torn = used(path)
+    whole = torn.read_bytes().rstrip(b"\0")
+    torn.write_bytes(whole + more)
+    (torn.parent / "1-bad").write_bytes((9).to_bytes(4, "little") + b"\xc1" * 9)
     with caplog.at_level(logging.WARNING, "holdfast.serving"):
         assert recover(path) == 3
     assert count(path) == 3
@@ -310,10 +330,9 @@ def test_what_was_written_before_the_kill_is_not_written_again(tmp_path):
     path = tmp_path / "log.db"
     log = PredictionLog(path)
     log.put([exchange(1), exchange(2)])
-    (used,) = [file for file in spooled(path) if file.stat().st_size]
-    kept = used.read_bytes()
+    kept = used(path).read_bytes()
     log.close()
-    (used.parent / "1-left").write_bytes(kept)
+    (path.with_suffix(".spool") / "1-left").write_bytes(kept)
     assert recover(path) == 0
     assert count(path) == 2
     assert spooled(path) == []
@@ -328,7 +347,7 @@ def test_what_the_spool_could_not_take_and_the_disk_neither_is_kept_whole_at_the
     log.put([exchange(1)])
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
-        log.put([exchange(2)])
+        log.put([large(2)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
@@ -344,7 +363,7 @@ def test_a_full_disk_under_the_spool_is_told_and_memory_still_serves(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
-        log.put([exchange(1)])
+        log.put([large(1)])
         assert "crash" in log.stats.failing
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -352,6 +371,33 @@ def test_a_full_disk_under_the_spool_is_told_and_memory_still_serves(tmp_path):
     log.put([exchange(2)])
     stats = log.close()
     assert (stats.written, stats.failing) == (2, "")
+
+
+def test_the_spool_grows_and_forgets_each_generation(tmp_path):
+    spool = Spool(tmp_path)
+    given = [
+        framed(bytes([number % 250 + 1]) * size) for number, size in enumerate((1, 700_000, 3, 900_000, 5_000_000))
+    ]
+    for turn in range(3):
+        name = spool.generation
+        for one in given[turn:]:
+            spool.append(one)
+        (file,) = [file for file in tmp_path.iterdir() if file.read_bytes().startswith(name.encode())]
+        assert list(unframed(file.read_bytes()[32:])) == list(unframed(b"".join(given[turn:])))
+        assert waiting(tmp_path) == {name}
+        spool.swap()
+        assert waiting(tmp_path) == {name}
+        spool.clear()
+        assert waiting(tmp_path) == set()
+        assert spool.generation != name
+    assert {file.stat().st_size for file in tmp_path.iterdir()} == {1 << 20}
+    spool.append(framed(b"short"))  # over what a longer one left
+    spool.rewrite(spool.generation, framed(b"again"))
+    spool.close()
+    with leftovers(tmp_path) as (found, damaged):
+        assert [list(unframed(one.data)) for one in found] == [[b"again"]]
+        assert not damaged
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_handed_over_is_counted(tmp_path, caplog):

@@ -93,9 +93,9 @@ class FastPath:
     def answer(self, batch: Sequence[Taken]) -> "Answered":
         """The answers to the requests."""
         matrix = self._compiled.matrix([numbers for taken in batch for numbers in taken.numbers])
-        outside = self._compiled.outside(matrix)
-        if outside.any():
-            self._tell(batch, outside.tolist())
+        outside = self._compiled.outside(matrix).tolist()
+        if True in outside:
+            self._tell(batch, outside)
         outputs: dict[str, list[float]] = {}
         parts = [label.write(matrix, outputs) for label in self._labels]
         labels = parts[0] if len(parts) == 1 else [b"".join(row) for row in zip(*parts, strict=True)]

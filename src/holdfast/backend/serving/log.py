@@ -11,6 +11,7 @@ A prediction is found by its id, which names the millisecond: a block knows the 
 
 import logging
 import sqlite3
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -85,13 +86,31 @@ class LogStats:
 
 
 @dataclass(slots=True)
+class _Tally:
+    """What a block tells of its exchanges: number of answers, first and last millisecond that ids name, targets."""
+
+    predictions: int = 0
+    low: int = sys.maxsize
+    high: int = 0
+    targets: set[str] = field(default_factory=set)
+
+    def add(self, exchanges: Iterable[Exchange | _Told]) -> None:
+        for one in exchanges:
+            instant = one.instant
+            self.predictions += one.predictions
+            self.low = min(self.low, instant)
+            self.high = max(self.high, instant)
+            self.targets.add(one.target)
+
+
+@dataclass(slots=True)
 class _Pending:
     """What waits to become a block. `whole`: the spool has all of it, under the name `generation`."""
 
     generation: str
     data: list[bytes] = field(default_factory=list)
     size: int = 0
-    predictions: int = 0
+    tally: _Tally = field(default_factory=_Tally)
     whole: bool = True
 
 
@@ -116,19 +135,19 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, exchanges: Iterable[Exchange]) -> None:
+    def put(self, exchanges: Collection[Exchange]) -> None:
         """Hand over requests with their answers; never waits for the database and never raises."""
-        given = list(exchanges)
-        count = sum(one.predictions for one in given)
-        data = b"".join([framed(_encode(one)) for one in given])
+        if not exchanges:
+            return
+        data = b"".join([framed(_encode(one)) for one in exchanges])
         with self._lock:
             filling = self._filling
             if self._waiting_bytes >= self._capacity:
-                self._dropped += count
+                self._dropped += sum(one.predictions for one in exchanges)
                 return
             filling.data.append(data)
             filling.size += len(data)
-            filling.predictions += count
+            filling.tally.add(exchanges)
             if self._spool is None:
                 filling.whole = False
                 return
@@ -150,7 +169,7 @@ class PredictionLog:
     def stats(self) -> LogStats:
         """Counts of this process."""
         writing = self._writing
-        waiting = self._filling.predictions + (writing.predictions if writing else 0)
+        waiting = self._filling.tally.predictions + (writing.tally.predictions if writing else 0)
         return LogStats(self._written, waiting, self._dropped, self._failing or self._unsafe)
 
     @property
@@ -195,10 +214,10 @@ class PredictionLog:
                 else:
                     spool.rewrite(left.generation, b"".join(left.data))
         except OSError as error:
-            self._dropped += left.predictions
-            _log.error("%d predictions could not be logged before the stop: %s", left.predictions, error)
+            self._dropped += left.tally.predictions
+            _log.error("%d predictions could not be logged before the stop: %s", left.tally.predictions, error)
         else:
-            _log.error("%d predictions are not logged before the next start: %s", left.predictions, why)
+            _log.error("%d predictions are not logged before the next start: %s", left.tally.predictions, why)
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -255,13 +274,13 @@ class PredictionLog:
                     self._spool.swap()
                     self._filling.generation = self._spool.generation
         writing = self._writing
-        _insert(connection, writing.generation or f"memory-{time.time_ns()}", b"".join(writing.data))
+        _insert(connection, writing.generation or f"memory-{time.time_ns()}", b"".join(writing.data), writing.tally)
         with self._lock:
             self._writing = None
         if self._spool:
             # Outside the lock: only this thread swaps, and what is handed over meanwhile waits for no disk.
             self._spool.clear()
-        self._written += writing.predictions
+        self._written += writing.tally.predictions
 
     def _take_over(self) -> None:
         try:
@@ -420,15 +439,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, generation: str, data: bytes) -> int:
-    """Write a block in one statement; returns its number of predictions, 0 when it was there already."""
-    exchanges = list(map(_look, unframed(data)))
-    count = sum(one.predictions for one in exchanges)
-    low, high = min(one.instant for one in exchanges), max(one.instant for one in exchanges)
-    targets = "\n".join(sorted({one.target for one in exchanges}))
-    values = (generation, low, high, count, targets, len(data), _codec().compress(data, asbytes=True))
+def _insert(connection: sqlite3.Connection, generation: str, data: bytes, told: _Tally | None = None) -> int:
+    """Write a block in one statement, of which `told` tells; returns its number of predictions, 0 when it was there
+    already.
+    """
+    if told is None:
+        told = _Tally()
+        told.add(map(_look, unframed(data)))
+    body, targets = _codec().compress(data, asbytes=True), "\n".join(sorted(told.targets))
+    values = (generation, told.low, told.high, told.predictions, targets, len(data), body)
     new = connection.execute("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount
-    return count if new else 0
+    return told.predictions if new else 0
 
 
 def _exchanges(size: int, body: bytes) -> Iterator[Exchange]:

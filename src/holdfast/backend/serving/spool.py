@@ -1,13 +1,17 @@
 """What a killed process leaves behind: records that were handed over and not yet written where they belong.
 
-A `Spool` is two files of one process, appended to without fsync: what `append` took survives the process, however it
+A `Spool` is two files of one process, mapped into its memory: what `append` took survives the process, however it
 ends, though not a power cut. While one file fills, the records of the other are being written elsewhere; then it is
 emptied. What a file holds between two emptyings is a *generation* with a name of its own, so that whoever takes over
 can tell whether it was written already. The process holds a lock on its files, so that others take over
 (`leftovers`) only those of a dead one.
+
+A file is the name, then records, each behind its length; a length of zero, or the file's end, ends them. The length of
+the first record of an `append` is written last, so that all of its records are there or none.
 """
 
 import fcntl
+import mmap
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,6 +23,9 @@ __all__ = ["Generation", "Spool", "framed", "leftovers", "unframed", "waiting"]
 
 _HEAD = 4
 _NAME = 32
+_END = bytes(_HEAD)
+_ROOM = 1 << 20
+"""Bytes of a file, unless more has to wait: some tenths of a second of what a worker answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +43,9 @@ def framed(record: bytes) -> bytes:
 
 
 def unframed(data: bytes) -> Iterator[bytes]:
-    """The records in framed ones put together; ends before one that is cut short."""
+    """The records in framed ones put together; ends before one that is cut short, or has no length."""
     place = 0
-    while place + _HEAD <= len(data):
+    while data[place : place + _HEAD] > _END:
         end = place + _HEAD + int.from_bytes(data[place : place + _HEAD], "little")
         if end > len(data):
             return
@@ -56,63 +63,81 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._paths = [folder / f"{token}-{number}" for number in range(2)]
-        self._files = [_owned(path) for path in self._paths]
-        self._sizes = [0, 0]
-        self._names = ["", ""]
-        self._active = 0
-        self._begin(0)
+        self._files = [_File(folder / f"{token}-{number}") for number in range(2)]
+        self._active = self._files[0]
 
     @property
     def generation(self) -> str:
         """The name of what is being appended to."""
-        return self._names[self._active]
+        return self._active.name
 
     def append(self, data: bytes) -> None:
         """Take framed records, all or none."""
-        index = self._active
-        self._append(index, data if self._sizes[index] else self._names[index].encode() + data)
+        self._active.append(data)
 
     def swap(self) -> None:
         """From now on append to the other file, which must be empty, as a new generation."""
-        self._begin(1 - self._active)
-        self._active = 1 - self._active
+        self._active = self._other
 
     def clear(self) -> None:
         """Empty the file that is not appended to: its records are where they belong."""
-        self._empty(1 - self._active)
+        self._other.empty()
 
     def rewrite(self, name: str, data: bytes) -> None:
         """Let the file of generation `name` hold just these framed records."""
-        index = self._names.index(name)
-        self._empty(index)
-        self._append(index, name.encode() + data)
+        (file,) = (file for file in self._files if file.name == name)
+        file.empty(name)
+        file.append(data)
 
     def close(self) -> None:
         """Give the files back. What is in them is found by `leftovers`; empty ones are removed."""
-        for path, file, size in zip(self._paths, self._files, self._sizes, strict=True):
-            if not size:
-                path.unlink(missing_ok=True)
-            os.close(file)
+        for file in self._files:
+            file.close()
 
-    def _begin(self, index: int) -> None:
-        self._names[index] = secrets.token_hex(_NAME // 2)
+    @property
+    def _other(self) -> "_File":
+        return self._files[self._active is self._files[0]]
 
-    def _append(self, index: int, data: bytes) -> None:
-        file, size = self._files[index], self._sizes[index]
-        try:
-            written = os.write(file, data)
-        except OSError:
-            os.ftruncate(file, size)
-            raise
-        if written < len(data):
-            os.ftruncate(file, size)
-            raise OSError(f"only {written} of {len(data)} bytes could be written")
-        self._sizes[index] = size + written
 
-    def _empty(self, index: int) -> None:
-        os.ftruncate(self._files[index], 0)
-        self._sizes[index] = 0
+class _File:
+    """One of the two. `name` is its generation's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _owned(path)
+        # Blocks of its own, no hole: to write into a hole of a mapping kills the process when the disk is full.
+        os.posix_fallocate(self._file, 0, _ROOM)
+        self._map = mmap.mmap(self._file, _ROOM)
+        self._end = _NAME
+        self.name = ""
+        self.empty()
+
+    def append(self, data: bytes) -> None:
+        if not data:
+            return
+        start, end = self._end, self._end + len(data)
+        if end + _HEAD > len(self._map):
+            room = 2 * (end + _HEAD)
+            os.posix_fallocate(self._file, 0, room)
+            self._map.resize(room)
+        self._map[start + _HEAD : end + _HEAD] = data[_HEAD:] + _END
+        self._map[start : start + _HEAD] = data[:_HEAD]
+        self._end = end
+
+    def empty(self, name: str | None = None) -> None:
+        """Hold nothing any more, as the generation `name`; a new one by default."""
+        self._map[_NAME : _NAME + _HEAD] = _END
+        if len(self._map) > _ROOM:
+            self._map.resize(_ROOM)
+        self.name = name or secrets.token_hex(_NAME // 2)
+        self._map[:_NAME] = self.name.encode()
+        self._end = _NAME
+
+    def close(self) -> None:
+        self._map.close()
+        if self._end == _NAME:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
 
 
 @contextmanager
@@ -149,15 +174,17 @@ def waiting(folder: Path) -> set[str]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix != ".damaged":
             with suppress(FileNotFoundError), path.open("rb") as file:
-                found.add(file.read(_NAME).decode("ascii", "replace"))
-    return found - {""}
+                name, first = file.read(_NAME), file.read(_HEAD)
+                if first > _END:
+                    found.add(name.decode("ascii", "replace"))
+    return found
 
 
 def _generation(path: Path) -> Generation:
     data = path.read_bytes()
     name, rest = data[:_NAME], data[_NAME:]
     if not set(name) <= set(b"0123456789abcdef"):
-        return Generation("", data, path)
+        return Generation("", data.rstrip(b"\0"), path)
     whole = sum(_HEAD + len(record) for record in unframed(rest))
     return Generation(name.decode() if whole else "", rest[:whole], path)
 
@@ -165,7 +192,7 @@ def _generation(path: Path) -> Generation:
 def _owned(path: Path) -> int:
     """A new file, open and locked. Whoever looks for leftovers may have removed it before it was locked."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
             return file
