@@ -59,8 +59,8 @@ class RawFiles:
     """The folder of raw files, for one block that holds the lease of the data (`Datasets.changing`).
 
     A block may have lost the lease without knowing it (its process was stopped) and go on beside its successor. So the
-    copies and the note of each block bear a token of its own, at its end a block takes away only what is its own, and
-    a published folder is emptied as the folder that was looked at while the lease was held, not by its name.
+    copies and the note of each block bear a token of its own, who lost the lease takes away only what is its own, and a
+    published folder is emptied as the folder that was looked at while the lease was held, not by its name.
     """
 
     def __init__(self, layout: Layout, store: Store) -> None:
@@ -135,15 +135,14 @@ class RawFiles:
         self._clear(list(raw.glob(f"{INCOMING}*")) if raw.is_dir() else [], list(self._layout.private.glob(INTENTS)))
 
     def abandon(self) -> None:
-        """At the end of the block, remove what of its own was not committed.
+        """At the end of the block, remove what was not committed: of its own, and of late ones while the lease is held.
 
         Where that cannot be done (the lease or the database is lost), the next change does it.
         """
         for folder in self._layout.raw.glob(f"{INCOMING}{self._token}-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        if self._intent.exists():
-            with suppress(HoldfastError, sa.exc.DBAPIError):
-                self._clear([], [self._intent])
+        with suppress(HoldfastError, sa.exc.DBAPIError):
+            self.recover()
 
     def _placed(self, folder: Path, target: Path) -> bool:
         """Put a folder into its place, with a note that it is not committed; False where the place was taken now."""
