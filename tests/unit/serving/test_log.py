@@ -375,9 +375,8 @@ def test_a_full_disk_under_the_spool_is_told_and_memory_still_serves(tmp_path):
 
 def test_the_spool_grows_and_forgets_each_generation(tmp_path):
     spool = Spool(tmp_path)
-    given = [
-        framed(bytes([number % 250 + 1]) * size) for number, size in enumerate((1, 700_000, 3, 900_000, 5_000_000))
-    ]
+    sizes = 1, 700_000, 3, 900_000, 9_000_000
+    given = [framed([bytes([number + 1]) * size]) for number, size in enumerate(sizes)]
     for turn in range(3):
         name = spool.generation
         for one in given[turn:]:
@@ -390,9 +389,9 @@ def test_the_spool_grows_and_forgets_each_generation(tmp_path):
         spool.clear()
         assert waiting(tmp_path) == set()
         assert spool.generation != name
-    assert {file.stat().st_size for file in tmp_path.iterdir()} == {1 << 20}
-    spool.append(framed(b"short"))  # over what a longer one left
-    spool.rewrite(spool.generation, framed(b"again"))
+    assert {file.stat().st_size for file in tmp_path.iterdir()} == {16 << 20}
+    spool.append(framed([b"short"]))  # over what a longer one left
+    spool.rewrite(spool.generation, framed([b"again"]))
     spool.close()
     with leftovers(tmp_path) as (found, damaged):
         assert [list(unframed(one.data)) for one in found] == [[b"again"]]

@@ -168,12 +168,12 @@ class PredictApp:
         if batches is None:
             return False
         try:
-            known = self._known(request)
-            if known is None or request.whole is None:
+            known, body = self._known(request), request.whole
+            if known is None or body is None:
                 return False
             if known.live.on_trial:
                 unit = self._lot(request.headers)
-            batches.ask(request, known.target, request.whole, known.caller, unit)
+            batches.ask(request, known.target, body, known.caller, unit)
         except Exception as error:  # noqa: BLE001 - the process edge: a caller gets a plain 500, the log the details
             self._refuse(request, unit, error)
         return True
@@ -183,8 +183,8 @@ class PredictApp:
         what is no prediction, or of a target that is not known yet.
         """
         known: _Known | None = request.head.kept
-        live = self.service.live
-        if known is None or known.gate is not live.gate or known.moment != self._moment:
+        if known is None or known.moment != self._moment or known.gate is not known.live.gate:
+            live = self.service.live
             target = self._targets.get(request.path)
             if target is None or request.method != "POST" or request.held > SMALL_BODY:
                 return None

@@ -70,11 +70,12 @@ class Batches(Generic[R]):
         strict = service.strict
         for request in waiting:
             try:
-                # Without a unit nothing is on trial: one deployment answers for all of a target.
-                known = chosen.get(request.target) if request.unit is None else None
-                predictor = known or service.choose(request.target, request.unit)
-                if request.unit is None:
-                    chosen[request.target] = predictor
+                if request.unit is not None:
+                    predictor = service.choose(request.target, request.unit)
+                elif request.target in chosen:
+                    predictor = chosen[request.target]  # nothing is on trial: one deployment answers for all
+                else:
+                    predictor = chosen[request.target] = service.choose(request.target)
                 taken = predictor.fast.take(request.body, strict) if predictor.fast else None
             except HoldfastError:
                 taken = None

@@ -28,8 +28,7 @@ MAX_ROWS = 16
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Taken:
+class Taken(msgspec.Struct, gc=False):
     """The rows of one request: as decoded, as numbers, and the repairs as JSON where there were any."""
 
     rows: Sequence[Any]

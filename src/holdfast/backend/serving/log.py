@@ -105,13 +105,13 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Pending:
-    """What waits to become a block. `whole`: the spool has all of it, under the name `generation`."""
+    """What waits to become a block: `whole` in the spool, under the name `generation`, or as `data` in memory."""
 
     generation: str
     data: list[bytes] = field(default_factory=list)
     size: int = 0
     tally: _Tally = field(default_factory=_Tally)
-    whole: bool = True
+    whole: bool = False
 
 
 class PredictionLog:
@@ -139,25 +139,30 @@ class PredictionLog:
         """Hand over requests with their answers; never waits for the database and never raises."""
         if not exchanges:
             return
-        data = b"".join([framed(_encode(one)) for one in exchanges])
+        data = framed(map(_encode, exchanges))
         with self._lock:
             filling = self._filling
             if self._waiting_bytes >= self._capacity:
                 self._dropped += sum(one.predictions for one in exchanges)
                 return
-            filling.data.append(data)
             filling.size += len(data)
             filling.tally.add(exchanges)
+            if not filling.whole:
+                filling.data.append(data)
             if self._spool is None:
-                filling.whole = False
                 return
             try:
                 self._spool.append(data)
             except OSError as error:
-                filling.whole = False
+                if filling.whole:
+                    filling.data = [bytes(self._spool.records(filling.generation)), data]
+                    filling.whole = False
                 self._unsafe = f"a crash would lose predictions: {error}"
             else:
                 self._unsafe = ""
+
+    def _pending(self) -> _Pending:
+        return _Pending(self._spool.generation, whole=True) if self._spool else _Pending("")
 
     def refuse(self, count: int, why: Exception) -> None:
         """Tell of predictions that could not even be handed over, such as values that JSON does not have."""
@@ -226,9 +231,12 @@ class PredictionLog:
             stopping = self._stop.wait(_RETRY if self._failing else _INTERVAL)
             self._open_spool()
             try:
-                while self._waiting_bytes:
+                if self._waiting_bytes:
                     connection = connection or _connect(self._path)
                     self._write(connection)
+                    # More came meanwhile; under load there always is more, and a block of its own for it costs a turn.
+                    while stopping and self._waiting_bytes:
+                        self._write(connection)
                 self._recovered()
             except (sqlite3.Error, OSError) as error:
                 self._failed(error)
@@ -256,25 +264,29 @@ class PredictionLog:
             self._spool = spool
             filling = self._filling
             filling.generation = spool.generation
-            if filling.size:
-                try:
-                    spool.append(b"".join(filling.data))
-                except OSError as error:
-                    self._unsafe = f"a crash would lose predictions: {error}"
-                else:
-                    filling.whole = True
+            try:
+                spool.append(b"".join(filling.data))
+            except OSError as error:
+                self._unsafe = f"a crash would lose predictions: {error}"
+            else:
+                filling.data, filling.whole = [], True
 
     def _write(self, connection: sqlite3.Connection) -> None:
-        """Write a block. Until it is in the database it stays in memory and in the spool, to be repeated."""
+        """Write a block. Until it is in the database it stays in the spool or in memory, to be repeated."""
         with self._lock:
             if self._writing is None:
                 # A generation that began without a spool keeps its name: blocks need one, whatever it is.
-                self._writing, self._filling = self._filling, _Pending("")
                 if self._spool:
                     self._spool.swap()
-                    self._filling.generation = self._spool.generation
+                self._writing, self._filling = self._filling, self._pending()
         writing = self._writing
-        _insert(connection, writing.generation or f"memory-{time.time_ns()}", b"".join(writing.data), writing.tally)
+        name = writing.generation or f"memory-{time.time_ns()}"
+        if writing.whole:
+            assert self._spool
+            with self._spool.records(name) as records:
+                _insert(connection, name, records, writing.tally)
+        else:
+            _insert(connection, name, b"".join(writing.data), writing.tally)
         with self._lock:
             self._writing = None
         if self._spool:
@@ -316,7 +328,7 @@ def recover(path: Path) -> int:
     new = 0
     with leftovers(_spool_folder(path)) as (generations, damaged):
         for one in generations:
-            good = b"".join(map(framed, _readable(one.data))) if one.name else b""
+            good = framed(_readable(one.data)) if one.name else b""
             if len(good) < len(one.data):
                 damaged.add(one.path)
             if good:
@@ -439,13 +451,15 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, generation: str, data: bytes, told: _Tally | None = None) -> int:
+def _insert(
+    connection: sqlite3.Connection, generation: str, data: bytes | memoryview, told: _Tally | None = None
+) -> int:
     """Write a block in one statement, of which `told` tells; returns its number of predictions, 0 when it was there
     already.
     """
     if told is None:
         told = _Tally()
-        told.add(map(_look, unframed(data)))
+        told.add(map(_look, unframed(bytes(data))))
     body, targets = _codec().compress(data, asbytes=True), "\n".join(sorted(told.targets))
     values = (generation, told.low, told.high, told.predictions, targets, len(data), body)
     new = connection.execute("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount
@@ -496,7 +510,7 @@ def _take_in_older(connection: sqlite3.Connection) -> None:
             records: list[bytes] = []
             number = size = 0
             for *values, rows_id in connection.execute(f"SELECT {columns} FROM predictions"):  # noqa: S608 - own text
-                records.append(framed(_encode(Exchange.of_older(*values, rows=bodies.get(rows_id)))))
+                records.append(framed([_encode(Exchange.of_older(*values, rows=bodies.get(rows_id)))]))
                 size += len(records[-1])
                 if size >= _BLOCK:
                     _insert(connection, f"older-{number}", b"".join(records))
@@ -563,5 +577,5 @@ def _erase_block(
         return 0
     connection.execute("DELETE FROM blocks WHERE generation = ?", (generation,))
     if after:
-        _insert(connection, generation, b"".join(framed(_encode(one)) for one in after))
+        _insert(connection, generation, framed(map(_encode, after)))
     return sum(one.predictions for one in before) - sum(one.predictions for one in after)

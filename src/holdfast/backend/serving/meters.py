@@ -131,7 +131,8 @@ class _Outputs:
         words[_FIRST] += len(values)
         if bins:
             for value in values:
-                words[_BIN + min(int(value * bins), BINS - 1)] += 1
+                place = int(value * bins)
+                words[_BIN + (place if place < BINS else BINS - 1)] += 1
         else:
             self._numbers[_SUM] += sum(values)
             self._numbers[_SQUARES] += sum(value * value for value in values)

@@ -123,8 +123,8 @@ class Predictor:
     def identities(self, count: int) -> tuple[int, list[bytes]]:
         """Ids for that many answers, and the millisecond that they name."""
         instant = self._clock.now() // 1000
-        head, counter = f"{self.deployment}-{instant:011x}{self._token}", self._counter
-        return instant, [f"{head}{next(counter):x}".encode() for _ in range(count)]
+        head = f"{self.deployment}-{instant:011x}{self._token}".encode()
+        return instant, [b"%b%x" % (head, number) for number in itertools.islice(self._counter, count)]
 
     def verify(self) -> None:
         """Replay every model's golden rows, alone and through `predict_features`; IntegrityError when one differs."""

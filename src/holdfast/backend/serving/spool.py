@@ -14,7 +14,7 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ __all__ = ["Generation", "Spool", "framed", "leftovers", "unframed", "waiting"]
 _HEAD = 4
 _NAME = 32
 _END = bytes(_HEAD)
-_ROOM = 1 << 20
-"""Bytes of a file, unless more has to wait: some tenths of a second of what a worker answers."""
+_ROOM, _KEPT = 1 << 20, 16 << 20
+"""Bytes of a file at first, and what it keeps when it is emptied: to grow costs a page fault for every page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,12 @@ class Generation:
     path: Path
 
 
-def framed(record: bytes) -> bytes:
-    """A record with its length before it."""
-    return len(record).to_bytes(_HEAD, "little") + record
+def framed(records: Iterable[bytes]) -> bytes:
+    """Records put together, each behind its length."""
+    parts: list[bytes] = []
+    for record in records:
+        parts += (len(record).to_bytes(_HEAD, "little"), record)
+    return b"".join(parts)
 
 
 def unframed(data: bytes) -> Iterator[bytes]:
@@ -75,6 +78,10 @@ class Spool:
         """Take framed records, all or none."""
         self._active.append(data)
 
+    def records(self, name: str) -> memoryview:
+        """The framed records of generation `name`; to be released before its file is appended to or emptied."""
+        return self._file(name).records()
+
     def swap(self) -> None:
         """From now on append to the other file, which must be empty, as a new generation."""
         self._active = self._other
@@ -85,7 +92,7 @@ class Spool:
 
     def rewrite(self, name: str, data: bytes) -> None:
         """Let the file of generation `name` hold just these framed records."""
-        (file,) = (file for file in self._files if file.name == name)
+        file = self._file(name)
         file.empty(name)
         file.append(data)
 
@@ -93,6 +100,10 @@ class Spool:
         """Give the files back. What is in them is found by `leftovers`; empty ones are removed."""
         for file in self._files:
             file.close()
+
+    def _file(self, name: str) -> "_File":
+        (file,) = (file for file in self._files if file.name == name)
+        return file
 
     @property
     def _other(self) -> "_File":
@@ -124,11 +135,14 @@ class _File:
         self._map[start : start + _HEAD] = data[:_HEAD]
         self._end = end
 
+    def records(self) -> memoryview:
+        return memoryview(self._map)[_NAME : self._end]
+
     def empty(self, name: str | None = None) -> None:
         """Hold nothing any more, as the generation `name`; a new one by default."""
         self._map[_NAME : _NAME + _HEAD] = _END
-        if len(self._map) > _ROOM:
-            self._map.resize(_ROOM)
+        if len(self._map) > _KEPT:
+            self._map.resize(_KEPT)
         self.name = name or secrets.token_hex(_NAME // 2)
         self._map[:_NAME] = self.name.encode()
         self._end = _NAME
