@@ -42,7 +42,7 @@ class FeatureSet:
     features: tuple = ()
 
 
-def model(task, label="高 \"风险\""):  # fmt: skip
+def model(task, label="高 \"风险\" 5%d"):  # fmt: skip
     objective = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}[task]
     rng = np.random.default_rng(3)
     matrix = rng.normal(size=(400, len(SPECS))) * 3

@@ -26,6 +26,8 @@ __all__ = ["MAX_ROWS", "Answered", "FastPath", "Taken"]
 MAX_ROWS = 16
 """Rows of one request that are scored on the event loop."""
 _encode = msgspec.json.Encoder().encode
+_ROW = b'{"id":"%b","labels":{%b},"repairs":%b}'
+"""An answer of one row: its id, its labels, its repairs."""
 
 
 class Taken(msgspec.Struct, gc=False):
@@ -64,6 +66,7 @@ class FastPath:
         self._head = (
             _encode({"target": predictor.target, "deployment": predictor.deployment})[:-1] + b',"predictions":['
         )
+        self._alone = self._head.replace(b"%", b"%%") + _ROW + b"]}"
 
     def take(self, body: bytes, strict: bool) -> Taken | None:
         """The rows in a body; None when they have to go the general way. `strict` holds where the body does not say."""
@@ -100,13 +103,11 @@ class FastPath:
         labels = parts[0] if len(parts) == 1 else [b"".join(row) for row in zip(*parts, strict=True)]
         instant, identities = self._predictor.identities(len(matrix))
         repaired = [repairs for taken in batch for repairs in taken.repairs]
-        rows = [
-            b'{"id":"%b","labels":{%b},"repairs":%b}' % (identity, label, repairs or b"[]")
-            for identity, label, repairs in zip(identities, labels, repaired, strict=True)
-        ]
-        if len(rows) == len(batch):
-            return Answered(instant, [b"%b%b]}" % (self._head, row) for row in rows], outputs)
-        rest = iter(rows)
+        parts_of = zip(identities, labels, repaired, strict=True)
+        if len(matrix) == len(batch):
+            alone = self._alone
+            return Answered(instant, [alone % (one, label, told or b"[]") for one, label, told in parts_of], outputs)
+        rest = iter([_ROW % (one, label, told or b"[]") for one, label, told in parts_of])
         joined = [b",".join(islice(rest, len(taken.repairs))) for taken in batch]
         return Answered(instant, [b"%b%b]}" % (self._head, some) for some in joined], outputs)
 
@@ -137,7 +138,8 @@ class _Label:
         version = b',"version":' + _encode(model.version) + b"}" + end
         self._end = version
         threshold = b',"threshold":' + _encode(model.threshold) + version
-        self._decided = (b',"decision":false' + threshold, b',"decision":true' + threshold)
+        before, after = self._key.replace(b"%", b"%%") + b'"probability":%b,"decision":', threshold.replace(b"%", b"%%")
+        self._decided = (before + b"false" + after, before + b"true" + after)
         self._classes = [_encode(name) for name in model.classes]
 
     def write(self, matrix: npt.NDArray[np.float64], counted: dict[str, list[float]]) -> list[bytes]:
@@ -152,10 +154,8 @@ class _Label:
         numbers = _encode(values)[1:-1].split(b",")
         if self._model.task == "regression":
             return [b'%b"value":%b%b' % (self._key, number, self._end) for number in numbers]
-        return [
-            b'%b"probability":%b%b' % (self._key, number, self._decided[decision])
-            for number, decision in zip(numbers, decisions, strict=True)
-        ]
+        decided = self._decided
+        return [decided[decision] % number for number, decision in zip(numbers, decisions, strict=True)]
 
     def _shares(self, outputs: npt.NDArray[np.float64], decisions: Sequence[int]) -> list[bytes]:
         names = self._model.classes
