@@ -64,13 +64,21 @@ class Server:
         assert self.process.wait(40) == 0
 
     def kill_control(self) -> None:
-        """Kill the process that watches, and wait until its port is free."""
+        """Kill the process that watches, and wait until it is gone: another may answer at once."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() and listens(int(child), self.control):
                 os.kill(int(child), signal.SIGKILL)
+                until(lambda child=child: ended_process(int(child)))
                 return
         raise AssertionError("no process listens on the control port")
+
+
+def ended_process(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def listens(pid: int, url: str) -> bool:

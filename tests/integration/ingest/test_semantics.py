@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from holdfast.backend.adapters.clock import SystemClock
+from holdfast.backend.datasets.raw import RawFiles
 from holdfast.backend.store import Leases, Pointers
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW
 from holdfast.core.timeline import Period, parse_instant
@@ -483,7 +484,7 @@ def test_a_published_but_uncommitted_delivery_is_taken_away(world):
     first(world)
     other = world.root / "违规.csv"
     other.write_text(moved(FINDS), encoding="utf-8")
-    raw = world.datasets.raw
+    raw = RawFiles(world.layout, world.store)
     raw.publish(raw.stage([other], "2016-02"), "2016-02")
     raw.stage([other], "2016-03")
     assert len(list(world.layout.raw.iterdir())) == 3
