@@ -37,6 +37,12 @@ $(VENV)/.ready: $(VENV)/.installed
 		"tritonclient[http,grpc]==2.73.0" "grpcio-tools==1.81.1"
 	touch $@
 
+# DVC, beside Holdfast: what it tracks is imported in a test.
+.venv-dvc/.ready: Makefile
+	$(PYTHON) -m venv .venv-dvc
+	.venv-dvc/bin/python -m pip install --quiet --disable-pip-version-check "dvc==3.67.1"
+	touch $@
+
 check: setup
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -56,5 +62,5 @@ bench: setup
 	$(BIN)/python benchmarks/$(NAME) $(if $(QUICK),--quick)
 
 clean:
-	rm -rf $(VENV) .venv-feast .venv-triton demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-feast .venv-triton .venv-dvc demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,14 +127,7 @@ def join_rows(folder: Path, *, customers: int, orders: int, cutoffs: int, asked:
     project = build(folder / "project", customers, orders, cutoffs)
     frame = questions(customers, asked)
     frame.to_parquet(folder / "asked.parquet")
-    repositories = {kind: folder / kind for kind in ("file", "duckdb")}
-    for kind, repository in repositories.items():
-        project.export_feast(repository)
-        config = repository / "feature_store.yaml"
-        config.write_text(config.read_text(encoding="utf-8").replace("type: file", f"type: {kind}"), encoding="utf-8")
-        subprocess.run(
-            [FEAST / "feast", "apply"], cwd=repository, check=True, capture_output=True, env={"FEAST_USAGE": "False"}
-        )
+    repositories = {kind: _repository(project, folder / kind, kind) for kind in ("file", "duckdb")}
     command = [FEAST / "python", "-c", PEER, str(folder / "asked.parquet")]
     peer = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"FEAST_USAGE": "False"}
@@ -186,6 +180,17 @@ def join_rows(folder: Path, *, customers: int, orders: int, cutoffs: int, asked:
             round(median(times[fastest]), 4), round(ratio, 1), None, f"{orders:,} orders, nothing materialised; theirs joins")
     )  # fmt: skip
     return found
+
+
+def _repository(project: Any, folder: Path, kind: str) -> Path:
+    """The project as a repository of Feast with an offline store of that kind."""
+    project.export_feast(folder)
+    config = folder / "feature_store.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("type: file", f"type: {kind}"), encoding="utf-8")
+    subprocess.run(
+        [FEAST / "feast", "apply"], cwd=folder, check=True, capture_output=True, env={"FEAST_USAGE": "False"}
+    )
+    return folder
 
 
 def _first_calls(folder: Path, peer: list, repositories: dict[str, Path], *, rounds: int) -> dict[str, list[float]]:

@@ -167,29 +167,12 @@ def changes(folder: Path, n: int, rounds: int) -> list[Row]:
         project.data.checkout(newest, "forward")
     peer.close()
     made_of = f"{n:,} x 12 rows; "
-    found = pair(
-        f"append {some:,} rows",
-        ours["append"],
-        "DVC, the file again",
-        theirs["append"],
-        (30, 100),
-        made_of + "the file of all rows is there already",
-    )
+    there, few = made_of + "the file of all rows is there already", f"append {some:,} rows"
+    found = pair(few, ours["append"], "DVC, the file again", theirs["append"], (30, 100), there)
+    found += pair(few, ours["append"], "DVC, as a new file", theirs["new file"], (None, None),
+                  made_of + "readers put the files together; no key is checked")  # fmt: skip
     found += pair(
-        f"append {some:,} rows",
-        ours["append"],
-        "DVC, as a new file",
-        theirs["new file"],
-        (None, None),
-        made_of + "readers put the files together; no key is checked",
-    )
-    found += pair(
-        "replace 1 % of the rows by key",
-        ours["update"],
-        "DVC, the file again",
-        theirs["update"],
-        (15, 50),
-        made_of + "the file of all rows is there already",
+        "replace 1 % of the rows by key", ours["update"], "DVC, the file again", theirs["update"], (15, 50), there
     )
     seconds = [one[0] for one in back], [one[0] for one in theirs["back"]]
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))

@@ -5,6 +5,8 @@
 
 import csv
 import random
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from datetime import date, timedelta
@@ -68,6 +70,16 @@ features: {depth: 2, windows: [all, 90d], max: 60}
 split: {by: random, parts: [0.7, 0.15, 0.15]}
 """
 LABELS = {"风险": ["高风险", "Low Risk"], "score": ["score"], "grade": ["grade"]}
+
+
+def copy_project(source, target):
+    """A copy of a project that is open, by another process: closing a file drops the locks that this one has on it.
+
+    (POSIX; SQLite's, too, which then finds its journal gone: "disk I/O error".)
+    """
+    subprocess.run(["cp", "-a", source, target], check=True)
+    for left in (*Path(target).glob("**/*.out"), *Path(target).glob("证书")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 class Rooms:

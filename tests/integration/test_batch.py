@@ -4,7 +4,6 @@ import csv
 import datetime as dt
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +23,7 @@ from holdfast.backend.pipelines.trace import trace_prediction
 from holdfast.backend.serving.log import read_prediction, read_predictions
 from holdfast.errors import AlignmentError, ConflictError, FileError, InputError, NotFoundError, UnavailableError
 
-from .serving_project import CONFIG, LABELS, write_period
+from .serving_project import CONFIG, LABELS, copy_project, write_period
 from .test_serve_answers import features_of
 from .test_serve_schema import project as schema_project
 
@@ -302,7 +301,7 @@ def run_child(root, source, output, crash=""):
 
 @pytest.fixture
 def copied(rooms, serving_root, tmp_path):
-    shutil.copytree(serving_root, tmp_path / "copy")
+    copy_project(serving_root, tmp_path / "copy")
     return tmp_path / "copy"
 
 

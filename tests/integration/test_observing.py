@@ -1,6 +1,5 @@
 """Requests are told of: as lines of the access log, and as spans that a real OTLP endpoint receives."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from .conftest import free_port
+from .serving_project import copy_project
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -71,7 +71,7 @@ def wait_until_ready(base, process):
 def test_requests_are_lines_and_spans(rooms, tmp_path, collector, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     root = tmp_path / "项目"
-    shutil.copytree(rooms.layout.root, root)
+    copy_project(rooms.layout.root, root)
     port = free_port()
     with (root / "holdfast.yaml").open("a", encoding="utf-8") as file:
         file.write(f"\nserving: {{port: {port}, access_log: 1, tracing: true}}\n")

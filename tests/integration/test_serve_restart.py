@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 
@@ -12,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .conftest import RunningServer, free_port
-from .serving_project import Rooms, deploy_only
+from .serving_project import Rooms, copy_project, deploy_only
 from .test_serve_life import corrupt, example, until
 
 PREDICT = "/v1/targets/score/predict"
@@ -22,7 +21,7 @@ PREDICT = "/v1/targets/score/predict"
 def project(tmp_path, serving_root):
     """A project of its own with one deployed target."""
     root = tmp_path / "项目"
-    shutil.copytree(serving_root, root, ignore=shutil.ignore_patterns("*.out"))
+    copy_project(serving_root, root)
     rooms = Rooms(root)
     deploy_only(rooms, "score")
     yield rooms

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import shutil
 import threading
 from urllib.parse import quote
 
@@ -21,7 +20,7 @@ from holdfast.backend.serving.service import Service
 from holdfast.backend.serving.shadows import Shadows
 
 from .exchanges import Exchange, Served
-from .serving_project import Rooms, deploy_only
+from .serving_project import Rooms, copy_project, deploy_only
 
 PREDICT = "/v1/targets/score/predict"
 SHARE = 0.05
@@ -84,7 +83,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, serving_root):
     root = tmp_path_factory.mktemp("trials") / "项目"
-    shutil.copytree(serving_root, root, ignore=shutil.ignore_patterns("*.out"))
+    copy_project(serving_root, root)
     made = World(root)
     yield made
     made.close(made.app)

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import secrets
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,6 +22,7 @@ from holdfast.backend.serving.service import Service
 from holdfast.backend.wiring import open_stream
 from holdfast.errors import ConfigError, NotFoundError, UnavailableError
 
+from .serving_project import copy_project
 from .test_serve_answers import features_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +157,7 @@ def test_a_signal_lets_the_batch_end_and_a_new_deployment_answers_without_a_rest
     rooms, serving_root, redis_url, tmp_path
 ):
     root = tmp_path / "copy"
-    shutil.copytree(serving_root, root)
+    copy_project(serving_root, root)
     base = f"{redis_url}/{secrets.token_hex(4)}."
     row, _ = features_of(rooms)
     command = [sys.executable, "-m", "holdfast", "stream", "风险", "--from", f"{base}in", "--to", f"{base}out",

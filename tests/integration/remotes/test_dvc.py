@@ -1,7 +1,10 @@
-"""Files that DVC tracks, laid out by hand as DVC 2 and 3 document it (DVC itself is not installed here)."""
+"""Files that DVC tracks: by DVC itself, in an environment of its own, and laid out by hand as DVC 2 and 3 say."""
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import yaml
 import holdfast
 from holdfast.errors import FileError, IntegrityError
 
+DVC = Path(os.environ.get("HOLDFAST_TEST_DVC", Path(__file__).resolve().parents[3] / ".venv-dvc")) / "bin" / "dvc"
 PROJECT = """
 project: dvc
 tables:
@@ -138,6 +142,49 @@ def test_damage_and_what_is_no_dvc_file_are_said(dvc, project, tmp_path):
     assert project.data.current() is None
 
 
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "nope",
+        "{}",
+        "[1]",
+        '[{"relpath": 5, "md5": "MD5"}]',
+        '[{"relpath": "a.csv"}]',
+        '[{"relpath": "a.csv", "md5": 1}]',
+        '[{"relpath": "../a.csv", "md5": "MD5"}]',
+        '[{"relpath": "/etc/passwd", "md5": "MD5"}]',
+        '[{"relpath": "", "md5": "MD5"}]',
+        '[{"relpath": "a.csv", "md5": "zz/../../../../etc/passwd"}]',
+    ],
+)
+def test_a_listing_that_lies(dvc, project, listing):
+    digest = dvc.keep(listing.replace("MD5", dvc.keep(b"x")).encode(), ".dir")
+    dvc._say(dvc.root / "both.dvc", {"outs": [dvc.out("both", digest)]})
+    with pytest.raises(FileError, match="no listing of a folder"):
+        project.import_dvc([dvc.root / "both"], period="2024-01")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "outs: 5", "outs: [5]", "outs: [{md5: x}]", "outs: []", "wdir: 5\nouts: [{path: x}]"]
+)
+def test_a_file_of_dvc_that_says_nothing(dvc, project, text):
+    (dvc.root / "shops.csv.dvc").write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match="file of DVC"):
+        project.import_dvc([dvc.root / "shops.csv.dvc"], period="2024-01")
+
+
+def test_a_stage_without_outputs_hides_nothing(dvc, project):
+    dvc.lock("visits.csv", VISITS)
+    inner = dvc.root / "inner"
+    inner.mkdir()
+    (inner / "dvc.lock").write_text("{schema: '2.0', stages: {x: {cmd: x}}}", encoding="utf-8")
+    stages = {"stages": {"make": {"cmd": "x", "outs": [dvc.out("inner/visits.csv", dvc.keep(VISITS.encode()))]}}}
+    dvc._say(dvc.root / "dvc.lock", stages)
+    one = dvc.add("shops.csv", SHOPS)
+    project.import_dvc([one, inner / "visits.csv"], period="2024-01")
+    assert rows(project) == {"shops": 2, "visits": 3}
+
+
 def test_a_long_text_whose_lines_end_between_pieces(tmp_path):
     """DVC 2 took the MD5 of the text with LF; a CR may be the last byte of a piece that is read."""
     from holdfast.backend.pipelines.dvc import tracked
@@ -146,3 +193,101 @@ def test_a_long_text_whose_lines_end_between_pieces(tmp_path):
     text = "x" * ((1 << 20) - 1) + "\r\n" + "y" * 100 + "\r"
     (found,) = tracked([dvc.add("long.csv", text)])
     assert found.content.read_bytes() == text.encode()
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A project of DVC's own, and its command in it."""
+    if not DVC.exists():
+        pytest.skip("DVC is not installed beside Holdfast; run: make .venv-dvc/.ready")
+    root = tmp_path / "真"
+    root.mkdir()
+    quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"DVC_TEST": "1"}
+    quiet |= {f"DVC_{name}_DIR": str(tmp_path / name) for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")}
+
+    def run(*words):
+        done = subprocess.run([DVC, *words], cwd=root, env=quiet, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    run("init", "--no-scm", "--quiet")
+    run("config", "cache.type", "symlink")
+    return root, run
+
+
+def test_what_dvc_itself_tracks(real, project):
+    root, run = real
+    (root / "店").mkdir()
+    (root / "店" / "shops_东.csv").write_text(SHOPS, encoding="utf-8")
+    (root / "source.csv").write_text(VISITS, encoding="utf-8", newline="")
+    run("add", "--quiet", "店")
+    run(
+        "stage",
+        "add",
+        "--quiet",
+        "--run",
+        "-n",
+        "make",
+        "-d",
+        "source.csv",
+        "-o",
+        "visits.csv",
+        "cp source.csv visits.csv",
+    )
+    shutil.rmtree(root / "店")
+    (root / "visits.csv").unlink()
+    project.import_dvc([root / "店", root / "dvc.yaml"], period="2024-01")
+    assert rows(project) == {"shops": 2, "visits": 3}
+    for again in ([root / "店.dvc", root / "visits.csv"], [root / "店" / "shops_东.csv", root / "dvc.lock"]):
+        assert not project.import_dvc(again, period="2024-01").created
+    with pytest.raises(FileError, match="DVC tracks nothing there"):
+        project.import_dvc([root / "店" / "shops_西.csv"], period="2024-02")
+    older = (root / "dvc.lock").read_bytes()
+    (root / "source.csv").write_text(VISITS + "4,1\r\n", encoding="utf-8", newline="")
+    run("repro", "--quiet")
+    project.import_dvc([root / "店", root / "visits.csv"], period="2024-02")
+    assert rows(project) == {"shops": 2, "visits": 4}
+    # What DVC's lock file said before is still in its cache.
+    (root / "dvc.lock").write_bytes(older)
+    (root / "visits.csv").unlink()
+    project.import_dvc([root / "店", root / "visits.csv"], period="2024-03")
+    assert (project.root / "data" / "raw" / "2024-03" / "visits.csv").read_bytes() == VISITS.encode()
+
+
+def test_where_paths_begin_and_what_is_not_asked(real, project, monkeypatch):
+    """Stages and `.dvc` files may say a folder of their own; what is beside a file that is asked may be gone."""
+    root, run = real
+    (root / "sub").mkdir()
+    (root / "sub" / "source.csv").write_text(VISITS, encoding="utf-8", newline="")
+    (root / "visits.csv").write_text("visit_id,shop_id\n9,9\n", encoding="utf-8")
+    work = ("stage", "add", "--quiet", "--run", "-n", "make", "-w", "sub", "-d", "source.csv", "-o", "visits.csv")
+    run(*work, "cp source.csv visits.csv")
+    both = root / "both"
+    both.mkdir()
+    for name, text in (("shops.csv", SHOPS), ("gone.csv", "x\n")):
+        (both / name).write_text(text, encoding="utf-8")
+    run("add", "--quiet", "both")
+    gone = hashlib.md5(b"x\n").hexdigest()
+    (root / ".dvc" / "cache" / "files" / "md5" / gone[:2] / gone[2:]).unlink()
+    with pytest.raises(FileError, match="DVC tracks nothing there"):
+        project.import_dvc([root / "visits.csv"], period="2024-01")
+    monkeypatch.chdir(root / "sub")
+    project.import_dvc(["visits.csv", "../dvc.yaml", "../both/shops.csv"], period="2024-01")
+    assert rows(project) == {"shops": 2, "visits": 3}
+    with pytest.raises(FileError, match="dvc fetch"):
+        project.import_dvc([both], period="2024-02")
+
+
+def test_what_only_the_remote_of_dvc_has_must_be_fetched(real, project, tmp_path):
+    root, run = real
+    for name, text in (("shops.csv", SHOPS), ("visits.csv", VISITS)):
+        (root / name).write_text(text, encoding="utf-8", newline="")
+    run("add", "--quiet", "shops.csv", "visits.csv")
+    run("remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+    run("push", "--quiet")
+    shutil.rmtree(root / ".dvc" / "cache")
+    (root / "visits.csv").unlink()
+    with pytest.raises(FileError, match="dvc fetch"):
+        project.import_dvc([root / "shops.csv", root / "visits.csv"], period="2024-01")
+    run("fetch", "--quiet")
+    project.import_dvc([root / "shops.csv", root / "visits.csv"], period="2024-01")
+    assert rows(project) == {"shops": 2, "visits": 3}

@@ -12,6 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from holdfast.backend.ports import Blobs
 from holdfast.backend.store import Store
 
 
@@ -41,6 +42,12 @@ def seek(root: Path, texts: list[str]) -> list[tuple[str, str]]:
             name = path.relative_to(root).as_posix()
             found += [(name, text) for text in texts if text in content or json.dumps(text)[1:-1] in content]
     return found
+
+
+def seek_blobs(blobs: Blobs, texts: list[str]) -> list[tuple[str, str]]:
+    """(address, text) of every text that some blob holds."""
+    contents = ((digest, opened(blobs.path(digest))) for digest in sorted(blobs))
+    return [(digest, text) for digest, content in contents for text in texts if text in content]
 
 
 def seek_database(store: Store, texts: list[str]) -> list[tuple[str, str]]:

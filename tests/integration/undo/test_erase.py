@@ -20,8 +20,9 @@ from holdfast.backend.wiring import empty_rows, file_reader
 from holdfast.errors import FileError, InputError, NotFoundError
 from holdfast.frontend.client import Project
 
-from .seek import seek, seek_database
-from .world import name_of, person, write_period
+from .conftest import fill
+from .seek import seek, seek_blobs, seek_database
+from .world import name_of, person, write_period, write_project
 
 THEM = [person(1), name_of(1)]
 
@@ -61,6 +62,27 @@ def test_a_person_is_erased_from_everything(project):
     assert check(rooms, deep=True) == []
     assert project.data.get("v1.1").state == "retrain_needed"
     assert {version.rows["persons"] for version in project.data.list()} == {59}
+
+
+def test_from_a_bucket_also_when_killed(tmp_path, postgres_url, s3_url):
+    root = tmp_path / "远"
+    write_project(root, postgres_url, s3_url)
+    with Project(root) as project:
+        fill(project, tmp_path / "delivered")
+        before = everything(project, person(1))
+        assert seek_blobs(project._services.blobs, THEM)
+    # Before anything is gone, then in the midst of going; the next change finishes it.
+    for point in ("commit erase: before#1", "erase blob: before#2"):
+        assert erase_and_die(root, point) == -9
+    with Project(root) as project:
+        rooms = project._services
+        assert not project.ingest("2024-02", [root / "data" / "raw" / "2024-02"]).created
+        assert [record.state for record in erasures(rooms)] == ["done"]
+        assert seek_blobs(rooms.blobs, THEM) == []
+        assert seek_database(rooms.store, THEM) == []
+        assert everything(project, person(1)) == before
+        assert check(rooms, deep=True) == []
+    assert seek(root, THEM) == []
 
 
 def test_the_record_proves_it_without_saying_who(sqlite_project):

@@ -8,7 +8,7 @@ from pathlib import Path
 CONFIG = """
 project: 病人
 timezone: UTC
-storage: {database: DATABASE}
+storage: {database: 'DATABASE', blobs: 'BLOBS'}
 tables:
   wards: {files: "wards.csv", key: ward, delivery: full, known: period_start}
   persons:
@@ -55,9 +55,10 @@ def name_of(number: int) -> str:
     return f"Žofie{number}-{number * 7919} 王"
 
 
-def write_project(root: Path, database: str = "sqlite") -> None:
+def write_project(root: Path, database: str = "sqlite", blobs: str = "local") -> None:
     root.mkdir(parents=True, exist_ok=True)
-    (root / "holdfast.yaml").write_text(CONFIG.replace("DATABASE", database), encoding="utf-8")
+    text = CONFIG.replace("DATABASE", database).replace("BLOBS", blobs)
+    (root / "holdfast.yaml").write_text(text, encoding="utf-8")
 
 
 def write_period(folder: Path, month: int, people: int = PEOPLE, visits: int = 250) -> Path:

@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.core.features import evaluate as evaluating
+from holdfast.core.features import stages
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.evaluate import evaluate
 from holdfast.core.features.frame import Categories, FeatureFrame
@@ -145,6 +148,20 @@ def test_storage_order_never_shows(
     shuffled = Generated({name: rng.sample(rows, len(rows)) for name, rows in history.states.items()})
     one = run(SETS[name], World.build(SCHEMA, history.tables()), asked)
     two = run(SETS[name], World.build(SCHEMA, shuffled.tables()), asked)
+    assert [bits(one, row) for row in range(len(asked))] == [bits(two, row) for row in range(len(asked))]
+
+
+@settings(max_examples=30, deadline=None)
+@given(generated(), ASKED, st.sampled_from(sorted(SETS)))
+def test_threads_and_parts_never_show(history: Generated, asked: list[tuple[int, int]], name: str) -> None:
+    """What only large tables are given, for these small ones: a pool, and parts of a few pairs."""
+    asked = asked * 5
+    one = run(SETS[name], World.build(SCHEMA, history.tables()), asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluating, "_SMALL", -1)
+        patch.setattr(stages, "_SMALLEST", 1)
+        patch.setattr(stages, "_CELLS", 50)
+        two = run(SETS[name], World.build(SCHEMA, history.tables()), asked)
     assert [bits(one, row) for row in range(len(asked))] == [bits(two, row) for row in range(len(asked))]
 
 

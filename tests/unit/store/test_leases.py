@@ -112,9 +112,9 @@ def test_the_lease_of_a_killed_process_is_free_at_once(store: Store) -> None:
 
 
 def test_a_stopped_holder_is_taken_over_and_cannot_write_any_more(store: Store) -> None:
-    process = holder(store, 0.5, 3)
+    process = holder(store, 2, 4)
     process.send_signal(signal.SIGSTOP)
-    with Leases(store, SystemClock(), 0.5).hold(["data"], doing="take over", wait=20):
+    with Leases(store, SystemClock(), 2).hold(["data"], doing="take over", wait=30):
         process.send_signal(signal.SIGCONT)
         assert process.communicate(timeout=30)[0] == "LockedError\n"
         with store.read() as connection:
@@ -149,7 +149,7 @@ def test_what_a_late_holder_misses_is_no_fault_of_what_was_asked(store: Store) -
 def test_a_step_of_the_clock_neither_blocks_for_ever_nor_lets_two_write(store: Store, step: int) -> None:
     stepped = FakeClock("2024-06-01")
     stepped._now += step
-    first, second = Leases(store, FakeClock("2024-06-01"), 0.4), Leases(store, stepped, 0.4)
+    first, second = Leases(store, FakeClock("2024-06-01"), 2), Leases(store, stepped, 2)
     with store.write("test") as connection:
         old = first.take(connection, ["data"], "before the step")
     with second.hold(["data"], doing="after it", wait=20), store.write("test") as connection:

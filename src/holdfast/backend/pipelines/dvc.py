@@ -1,18 +1,20 @@
 """Files that DVC tracks, found in its cache by what a `.dvc` file or a `dvc.lock` says; DVC itself is not needed.
 
-A `.dvc` file has `outs: [{path, md5, hash}]`, a `dvc.lock` (of a `dvc.yaml`) the same under `stages.NAME`. The content
-is at `files/md5/ab/cdef...` of the cache (DVC 3, which writes `hash: md5`) or at `ab/cdef...` (DVC 2). The MD5 of a
-folder ends with `.dir`: its content is JSON, `[{md5, relpath}]`. DVC 2 took the MD5 of text after CRLF became LF.
+A `.dvc` file has `outs: [{path, md5, hash}]` and perhaps `wdir`, which paths begin at; a `dvc.lock` has the outs of
+each of `stages`, whose `wdir` is in the `dvc.yaml` beside it. The content is at `files/md5/ab/cdef...` of the cache
+(DVC 3, which writes `hash: md5`) or at `ab/cdef...` (DVC 2). The MD5 of a folder ends with `.dir`: its content is JSON,
+`[{md5, relpath}]`. DVC 2 took the MD5 of text after CRLF became LF.
 """
 
 import configparser
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import yaml
 
@@ -22,30 +24,87 @@ from holdfast.errors import FileError, IntegrityError
 __all__ = ["Tracked", "stage", "tracked"]
 
 _CHUNK = 1 << 20
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _FETCH = "In that project, run: dvc fetch"
 
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A file that DVC tracks: its name, where its content is, its MD5, and the file that says so."""
+    """A file that DVC tracks: its name, where its content is, its MD5, and the file that says so.
+
+    `place` is where it lies in the workspace; None where only DVC can tell (its stage's `wdir` is a template).
+    """
 
     name: str
     content: Path
     md5: str
     said_by: Path
+    place: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """An entry of `outs`: its path, what that begins at (None: only DVC can tell), and its MD5, by DVC 2 if `old`."""
+
+    said_by: Path
+    path: PurePosixPath
+    folder: Path | None
+    md5: object
+    old: bool
+
+    @property
+    def place(self) -> Path | None:
+        return self.folder and _plain(self.folder / self.path)
 
 
 def tracked(paths: Sequence[Path]) -> list[Tracked]:
-    """The files behind `.dvc` files, tracked files themselves, `dvc.yaml` or `dvc.lock`; each is compared with its MD5.
+    """The files behind `.dvc` files, `dvc.yaml` or `dvc.lock`, or tracked files and folders themselves.
 
-    FileError when a path is none of these, or its content is not in the cache; IntegrityError when that is damaged.
+    Each once, and compared with its MD5. FileError when a path is none of these, or its content is not in the cache;
+    IntegrityError when that is damaged.
     """
-    found = []
+    found: dict[tuple[object, ...], Tracked] = {}
     for given in paths:
-        path = _saying(given)
-        for out in _outs(path):
-            found += list(_files(out, path))
-    return found
+        for file in _said(given) if given.suffix == ".dvc" or given.name in ("dvc.yaml", "dvc.lock") else _at(given):
+            found.setdefault((file.place, file.name, file.md5), file)
+    return list(found.values())
+
+
+def _said(given: Path) -> list[Tracked]:
+    """All that a file of DVC tracks."""
+    saying = given.with_name("dvc.lock") if given.name == "dvc.yaml" else given
+    if not saying.is_file():
+        raise _nothing(saying)
+    if not (outs := _outs(saying)):
+        raise FileError("this file of DVC tracks nothing: it lists no outs", where={"file": str(saying)})
+    return [file for out in outs for file in _files(out)]
+
+
+def _at(given: Path) -> list[Tracked]:
+    """What is tracked at a path: by a `.dvc` file beside it, as the output of a stage, or in a folder that is."""
+    wanted = _plain(given)
+    for place in (wanted, *wanted.parents):
+        for saying in (place.with_name(f"{place.name}.dvc"), place.parent / "dvc.lock") if place.name else ():
+            shown = saying if given.is_absolute() else Path(os.path.relpath(saying))
+            for out in _outs(shown) if saying.is_file() else ():
+                over = out.place in (wanted, *wanted.parents)
+                if over and (inside := list(_files(out, wanted))):
+                    return inside
+        if (place.parent / ".dvc").is_dir():
+            break
+    raise _nothing(given)
+
+
+def _plain(path: Path) -> Path:
+    """Absolute and without dots, but with its links: DVC may link tracked files to its cache."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _nothing(given: Path) -> FileError:
+    return FileError(
+        "DVC tracks nothing there", where={"file": str(given)},
+        hint="Give a .dvc file, a file or folder that DVC tracks, or a dvc.yaml that was run.",
+    )  # fmt: skip
 
 
 def stage(files: Sequence[Tracked], folder: Path) -> list[Path]:
@@ -62,49 +121,71 @@ def stage(files: Sequence[Tracked], folder: Path) -> list[Path]:
     return list(staged.values())
 
 
-def _saying(given: Path) -> Path:
-    """The file that says what DVC tracks at a path."""
-    if given.name == "dvc.yaml":
-        given = given.with_name("dvc.lock")
-    elif given.suffix != ".dvc" and given.name != "dvc.lock":
-        given = given.with_name(f"{given.name}.dvc")
-    if not given.is_file():
-        raise FileError(
-            "DVC tracks nothing there", where={"file": str(given)},
-            hint="Give a .dvc file, a file or folder that has one beside it, or a dvc.yaml that was run.",
-        )  # fmt: skip
-    return given
-
-
-def _outs(path: Path) -> list[dict[str, Any]]:
+def _outs(path: Path) -> list[_Out]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        places = list(data.get("stages", {}).values()) if path.name == "dvc.lock" else [data]
-        outs = [out for place in places for out in place.get("outs", ())]
-        if not outs or not all(isinstance(out["path"], str) for out in outs):
-            raise ValueError("it lists no outs")
+        if path.name == "dvc.lock":
+            folders = _folders(path)
+            places = [(folders(name), stage) for name, stage in data.get("stages", {}).items()]
+        else:
+            places = [(path.parent / data.get("wdir", "."), data)]
+        return [
+            _Out(path, PurePosixPath(out["path"]), folder, out.get("md5"), "hash" not in out)
+            for folder, place in places
+            for out in place.get("outs", ())
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise FileError(f"this is no file of DVC: {error}", where={"file": str(path)}) from error
-    return outs
 
 
-def _files(out: dict[str, Any], path: Path) -> Iterator[Tracked]:
-    digest = out.get("md5")
-    if not isinstance(digest, str):
+def _folders(lock: Path) -> Callable[[str], Path | None]:
+    """What the paths of each stage begin at: only `dvc.yaml` says it."""
+    pipeline = lock.with_name("dvc.yaml")
+    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"] if pipeline.is_file() else {}
+
+    def folder(stage: str) -> Path | None:
+        told = stages.get(stage) or stages.get(stage.partition("@")[0])  # build@x is one of many of `build`
+        if told is None:
+            return None
+        wdir = str(told.get("do", told).get("wdir", "."))
+        return None if "${" in wdir else lock.parent / wdir
+
+    return folder
+
+
+def _files(out: _Out, wanted: Path | None = None) -> Iterator[Tracked]:
+    """The files of an output; of a folder, if `wanted` is given, only what lies at or below it."""
+    if not isinstance(out.md5, str) or not _MD5.fullmatch(out.md5):
         raise FileError(
-            f"{out['path']!r} is tracked by something else than MD5", where={"file": str(path)},
+            f"{str(out.path)!r} is tracked by something else than MD5", where={"file": str(out.said_by)},
             hint="Only what is in DVC's own cache can be imported; deliver the file itself: holdfast ingest",
         )  # fmt: skip
-    cache, old = _cache(path.resolve().parent), "hash" not in out
-    if not digest.endswith(".dir"):
-        name = PurePosixPath(out["path"]).name
-        yield Tracked(name, _content(cache, digest, path.parent / out["path"], path, old=old), digest, path)
+    cache = _cache(out.said_by.resolve().parent)
+    if not out.md5.endswith(".dir"):
+        content = _content(cache, out.md5, out.place, out.said_by, old=out.old)
+        yield Tracked(out.path.name, content, out.md5, out.said_by, out.place)
         return
-    listing = _content(cache, digest, None, path, old=old)
-    for entry in json.loads(listing.read_bytes()):
-        there = path.parent / out["path"] / entry["relpath"]
-        content = _content(cache, entry["md5"], there, path, old=old)
-        yield Tracked(PurePosixPath(entry["relpath"]).name, content, entry["md5"], path)
+    listing = _content(cache, out.md5, None, out.said_by, old=out.old)
+    for relative, md5 in _listed(listing):
+        place = out.place and out.place / relative
+        if wanted is None or place is None or wanted in (place, *place.parents):
+            content = _content(cache, md5, place, out.said_by, old=out.old)
+            yield Tracked(relative.name, content, md5, out.said_by, place)
+
+
+def _listed(listing: Path) -> list[tuple[PurePosixPath, str]]:
+    """The files that a folder had: where in it, and their MD5."""
+    try:
+        if not isinstance(told := json.loads(listing.read_bytes()), list):
+            raise ValueError("it is no list")  # noqa: TRY004 - said as all that is wrong with it
+        entries = [(PurePosixPath(entry["relpath"]), entry["md5"]) for entry in told]
+        if wrong := [path for path, _ in entries if not path.name or path.is_absolute() or ".." in path.parts]:
+            raise ValueError(f"{str(wrong[0])!r} is not in the folder")
+        if wrong_md5 := [md5 for _, md5 in entries if not _MD5.fullmatch(md5)]:
+            raise ValueError(f"{wrong_md5[0]!r} is no MD5")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"this is no listing of a folder by DVC: {error}", where={"file": str(listing)}) from error
+    return entries
 
 
 def _cache(folder: Path) -> Path:

@@ -80,11 +80,11 @@ class ArrayRows(Rows):
             self._columns[name] = found
         return found
 
-    def fresh(self, name: str) -> npt.NDArray[np.float64]:
+    def fresh(self, name: str) -> npt.NDArray[np.float64] | Ints:
         """See `Rows.fresh`."""
-        values = self.column(name)
+        values = self._arrays[name]
         assert isinstance(values, np.ndarray)
-        return values.astype(np.float64, copy=False)
+        return values
 
     def sources(self, positions: Ints) -> list[tuple[str, int]]:
         """None: arrays come from no file."""

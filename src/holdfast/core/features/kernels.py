@@ -13,9 +13,8 @@ Arguments that recur: `perm` int64, the order in which pairs are visited (those 
 `start`, `hi` int64 [n], the range of each pair without a window; `lo` int64 [windows, n], where each window begins,
 shortest window first; `cutoffs` int64 [n]; `odd` uint8 [n]: whether rows of the range may be unknown at the cutoff,
 which `known_from`, `known_to` (int64, per row) then tell; `masks` uint8 [conditions, rows]; `which` int64 [series, 2]:
-the row of `values` and the row of `masks` (-1: none) of each series; `needs` uint8 [series]: whether it wants squares;
-`slots` int64 [windows, series, statistics]: the row of the output that takes a statistic (-1: not
-wanted).
+the row of `values` and the row of `masks` (-1: none) of each series; `slots` int64 [windows, series, statistics]: the
+row of the output that takes a statistic (-1: not wanted).
 """
 
 import math
@@ -32,6 +31,8 @@ Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.uint64]
+"""Unsigned: the compiler then leaves out its test for negative indexes."""
 _DAY = 86_400_000_000.0
 
 ROW_STATISTICS = ("COUNT", "TIME_SINCE_LAST", "TIME_SINCE_FIRST", "AVG_TIME_BETWEEN")
@@ -44,6 +45,8 @@ CATEGORY_STATISTICS = ("FIRST", "LAST", "NUM_UNIQUE", "ENTROPY", "MODE")
 """What `categories` gives, in the order of its slots; slots beyond MODE take the second, third ... most frequent."""
 _SUM, _MIN, _MAX, _MEAN, _FIRST, _LAST, _NUM_VALUES, _VARIANCE, _STD = range(9)
 _UNIQUE, _ENTROPY, _MODE = 2, 3, 4
+_LANES, _AHEAD, _BLOCK = 32, 16, 128
+"""Of `numbers`: series side by side, rows laid ready, and pairs (of windows) whose results wait to be written."""
 
 
 @compiled
@@ -97,79 +100,141 @@ def rows(
 @compiled
 def numbers(
     perm: Ints, start: Ints, lo: Ints, hi: Ints, forward: bool, cutoffs: Ints, odd: Bytes, known_from: Ints,
-    known_to: Ints, masks: Bytes, which: Ints, needs: Bytes, values: Floats, slots: Ints, out: Floats,
+    known_to: Ints, masks: Bytes, which: Ints, values: Floats, slots: Ints, out: Floats,
 ) -> None:  # fmt: skip
     """NUMBER_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
 
     SUM and NUM_VALUES of nothing are 0, the rest null. VARIANCE and STD divide by n - 1 (Welford 1962, "Note on a
     method for calculating corrected sums of squares and products").
+
+    Up to _LANES series are walked side by side, so that one instruction adds to several of them. Rows are laid side by
+    side a few at a time, for the processor must wait for what it has just written in smaller pieces than it reads; and
+    the statistics of a block of pairs are kept until each slot can take its part of the output in one go. That is for
+    many series over short ranges; one series alone over a long one takes some three times as long as it could.
     """
     step, before = (1, 0) if forward else (-1, -1)
-    for c in range(len(which)):
-        column, mask = which[c]
-        line = values[column]
+    block = max(_BLOCK // len(slots), 1)
+    state = np.empty(8 * _LANES, np.float64)
+    seen = np.empty(_AHEAD, np.uint64)
+    beside = np.empty((_AHEAD, _LANES), np.float64)
+    results = np.empty((block * len(slots), len(NUMBER_STATISTICS) * _LANES), np.float64)
+    # For `_add`. Computed, for the compiler would leave out the addition of a constant.
+    minus_zero = -0.0 * len(perm)
+    for first in range(0, len(which), _LANES):
+        series = which[first : first + _LANES]
+        lanes = (len(series) + 3) // 4 * 4
+        beside[:, len(series) : lanes] = math.nan
         previous = -1
-        at = count = 0
-        total = head = tail = mean = m2 = 0.0
-        low, high = math.inf, -math.inf
-        for p in range(len(perm)):
-            i = perm[p]
-            if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
-                count = 0
-                total = mean = m2 = 0.0
-                low, high = math.inf, -math.inf
-                at = start[i] if forward else hi[i]
-            previous = start[i]
-            for w in range(len(slots)):
-                stop = hi[i] if forward else lo[w, i]
-                while at != stop:
-                    j = at + before
-                    at += step
-                    x = line[j]
-                    if math.isnan(x) or (mask >= 0 and masks[mask, j] == 0):
-                        continue
-                    if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
-                        continue
-                    head = x if count == 0 else head
-                    count += 1
-                    total += x
-                    low = x if x < low else low
-                    high = x if x > high else high
-                    tail = x
-                    if needs[c] > 0:
-                        delta = x - mean
-                        mean += delta * (1.0 / count)
-                        m2 += delta * (x - mean)
-                oldest, newest = (head, tail) if forward else (tail, head)
-                _write(slots, w, c, i, count, total, low, high, oldest, newest, m2, out)
+        at = 0
+        for q in range(0, len(perm), block):
+            pairs = perm[q : q + block]
+            place = 0
+            for p in range(len(pairs)):
+                i = pairs[p]
+                if not (forward and start[i] == previous and hi[i] >= at and not odd[i]):
+                    _begin(state, lanes)
+                    at = start[i] if forward else hi[i]
+                previous = start[i]
+                for w in range(len(slots)):
+                    stop = hi[i] if forward else lo[w, i]
+                    while at != stop:
+                        laid = 0
+                        while at != stop and laid < _AHEAD:
+                            j = at + before
+                            at += step
+                            if odd[i] and not known_from[j] <= cutoffs[i] < known_to[j]:
+                                continue
+                            seen[laid] = j
+                            laid += 1
+                        _lay(series, values, masks, seen[:laid], beside)
+                        for r in range(laid):
+                            _add(state, beside[r], lanes, minus_zero)
+                    _finish(state, results[place], lanes)
+                    place += 1
+            _spread(results, slots[:, first : first + _LANES], forward, pairs, out)
 
 
 @inlined
-def _write(
-    slots: Ints, w: int, c: int, i: int, count: int, total: float, low: float, high: float, oldest: float,
-    newest: float, m2: float, out: Floats,
-) -> None:  # fmt: skip
-    # Divided before it is known whether there is enough: the processor cannot guess which pairs have few rows.
-    none, mean, variance = math.nan, total / count, m2 / (count - 1)
-    deviation = math.sqrt(variance)
-    if slots[w, c, _SUM] >= 0:
-        out[slots[w, c, _SUM], i] = total
-    if slots[w, c, _MIN] >= 0:
-        out[slots[w, c, _MIN], i] = low if count > 0 else none
-    if slots[w, c, _MAX] >= 0:
-        out[slots[w, c, _MAX], i] = high if count > 0 else none
-    if slots[w, c, _MEAN] >= 0:
-        out[slots[w, c, _MEAN], i] = mean if count > 0 else none
-    if slots[w, c, _FIRST] >= 0:
-        out[slots[w, c, _FIRST], i] = oldest if count > 0 else none
-    if slots[w, c, _LAST] >= 0:
-        out[slots[w, c, _LAST], i] = newest if count > 0 else none
-    if slots[w, c, _NUM_VALUES] >= 0:
-        out[slots[w, c, _NUM_VALUES], i] = count
-    if slots[w, c, _VARIANCE] >= 0:
-        out[slots[w, c, _VARIANCE], i] = variance if count > 1 else none
-    if slots[w, c, _STD] >= 0:
-        out[slots[w, c, _STD], i] = deviation if count > 1 else none
+def _begin(state: Floats, lanes: int) -> None:
+    """`state` holds count, total, lowest, highest, first, last, mean and sum of squares of each lane."""
+    for c in range(lanes):
+        state[c] = state[_LANES + c] = state[6 * _LANES + c] = state[7 * _LANES + c] = 0.0
+        state[2 * _LANES + c] = math.inf
+        state[3 * _LANES + c] = -math.inf
+        state[4 * _LANES + c] = state[5 * _LANES + c] = math.nan
+
+
+@inlined
+def _lay(series: Ints, values: Floats, masks: Bytes, seen: Positions, beside: Floats) -> None:
+    """The values of the rows `seen` side by side; null where a series' mask hides the row."""
+    for c in range(len(series)):
+        line, mask = values[series[c, 0]], series[c, 1]
+        for r in range(len(seen)):
+            beside[r, c] = line[seen[r]]
+        if mask >= 0:
+            for r in range(len(seen)):
+                if masks[mask, seen[r]] == 0:
+                    beside[r, c] = math.nan
+
+
+@inlined
+def _add(state: Floats, row: Floats, lanes: int, minus_zero: float) -> None:
+    """Add a value to each lane; a null changes nothing.
+
+    Without branches, and so that every lane is written at every row: to add minus zero changes no number, and keeps the
+    compiler from writing some lanes only, for which the next row would have to wait.
+    """
+    for c in range(lanes):
+        x = row[c]
+        known = not math.isnan(x)
+        count = state[c]
+        mean = state[6 * _LANES + c]
+        low, high = state[2 * _LANES + c], state[3 * _LANES + c]
+        head, tail = state[4 * _LANES + c], state[5 * _LANES + c]
+        state[c] = count + (1.0 if known else 0.0)
+        state[_LANES + c] += x if known else 0.0
+        state[2 * _LANES + c] = (x if x < low else low) + minus_zero
+        state[3 * _LANES + c] = (x if x > high else high) + minus_zero
+        state[4 * _LANES + c] = (x if known and count == 0.0 else head) + minus_zero
+        state[5 * _LANES + c] = (x if known else tail) + minus_zero
+        delta = x - mean if known else 0.0
+        mean += delta * (1.0 / (count + 1.0))
+        state[6 * _LANES + c] = mean
+        state[7 * _LANES + c] += delta * (x - mean) if known else 0.0
+
+
+@inlined
+def _finish(state: Floats, result: Floats, lanes: int) -> None:
+    """NUMBER_STATISTICS of each lane, in the order of the walk."""
+    for c in range(lanes):
+        count, total = state[c], state[_LANES + c]
+        some, more = count > 0.0, count > 1.0
+        variance = state[7 * _LANES + c] / (count - 1.0)
+        deviation = math.sqrt(variance)
+        result[_SUM * _LANES + c] = total
+        result[_MIN * _LANES + c] = state[2 * _LANES + c] if some else math.nan
+        result[_MAX * _LANES + c] = state[3 * _LANES + c] if some else math.nan
+        result[_MEAN * _LANES + c] = total / count if some else math.nan
+        result[_FIRST * _LANES + c] = state[4 * _LANES + c]
+        result[_LAST * _LANES + c] = state[5 * _LANES + c]
+        result[_NUM_VALUES * _LANES + c] = count
+        result[_VARIANCE * _LANES + c] = variance if more else math.nan
+        result[_STD * _LANES + c] = deviation if more else math.nan
+
+
+@inlined
+def _spread(results: Floats, slots: Ints, forward: bool, pairs: Ints, out: Floats) -> None:
+    """Results of `pairs`, window by window of each, to their slots of the output."""
+    windows, series, statistics = slots.shape
+    for w in range(windows):
+        for s in range(statistics):
+            # Where rows were taken newest first, the first is the last.
+            source = (s if forward or s not in (_FIRST, _LAST) else _FIRST + _LAST - s) * _LANES
+            for c in range(series):
+                slot = slots[w, c, s]
+                if slot >= 0:
+                    for p in range(len(pairs)):
+                        out[slot, pairs[p]] = results[p * windows + w, source + c]
 
 
 @compiled
@@ -180,8 +245,8 @@ def shapes(
     """SHAPE_STATISTICS of the visible non-null values into `out` float64 [slots, n]; `values` float64 [columns, rows].
 
     SKEW is the adjusted Fisher-Pearson G1 (Joanes and Gill 1998), null for fewer than three values; TREND is the
-    least-squares slope per day, null for fewer than two different times. A loop of its own: what it keeps would not
-    fit into the processor's registers beside what `numbers` keeps.
+    least-squares slope per day, null for fewer than two different times. A loop of its own: few ask for them, and they
+    are dear.
     """
     for c in range(len(which)):
         column, mask = which[c]

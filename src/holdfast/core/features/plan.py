@@ -27,8 +27,6 @@ __all__ = ["Children", "Loops", "Own", "Program", "Quantiles", "Stage", "Step", 
 Ints = npt.NDArray[np.int64]
 _SAME_AS = {"PERCENT_TRUE": "MEAN", "NUM_TRUE": "SUM", "ANY": "MAX", "ALL": "MIN"}
 """Primitives of truth values that are a statistic of their 0 and 1."""
-_SQUARES = {NUMBER_STATISTICS.index("VARIANCE"), NUMBER_STATISTICS.index("STD")}
-"""Statistics for which the loop over numbers must keep squares."""
 _QUANTILES = {"MEDIAN": 0.5, "QUANTILE": None}
 
 
@@ -39,13 +37,10 @@ def is_code(feature: Feature) -> bool:
 
 @dataclass(frozen=True)
 class Program:
-    """One call of a loop: `which` int64 [series, 2], `slots` int64 [windows, series, statistics] and, of numbers, what
-    each series `needs`; see `kernels`.
-    """
+    """One call of a loop: `which` int64 [series, 2], `slots` int64 [windows, series, statistics]; see `kernels`."""
 
     which: Ints
     slots: Ints
-    needs: npt.NDArray[np.uint8]
     coded: tuple[tuple[int, int], ...]
     """Slots that take categories, with the source that they are of."""
 
@@ -322,9 +317,7 @@ def _program(entries: list[tuple[int, int, int, int, int]], windows: int, statis
         taken[window, series[source, condition, again], statistic] = slot
     statistics = max(statistics, 1 + max(entry[3] for entry in entries))
     slots = np.full((windows, len(series), statistics), -1, np.int64)
-    needs = np.zeros(len(series), np.uint8)
     for (window, place, statistic), slot in taken.items():
         slots[window, place, statistic] = slot
-        needs[place] |= statistic in _SQUARES
     coded = tuple((slot, source) for _, source, _, statistic, slot in entries if statistic not in (2, 3))
-    return Program(np.array([pair[:2] for pair in series], np.int64), slots, needs, coded)
+    return Program(np.array([pair[:2] for pair in series], np.int64), slots, coded)

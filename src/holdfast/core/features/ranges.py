@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = ["as_of", "block_offsets", "compiled", "expand", "fill_blocks", "inlined", "merge_sort", "ranges",
-           "sort_blocks", "take_numbers", "ties", "visible", "within"]  # fmt: skip
+           "sort_blocks", "take_codes", "take_numbers", "ties", "visible", "within"]  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
@@ -165,6 +166,13 @@ def take_numbers(values: Floats | Ints | Bytes, order: Ints, out: Floats) -> Non
     for k in range(len(order)):
         x = float(values[order[k]]) if order[k] >= 0 else math.nan
         out[k] = math.nan if math.isnan(x) else x + 0.0
+
+
+@compiled
+def take_codes(values: Codes, order: Ints, out: Codes) -> None:
+    """`out[k] = values[order[k]]`."""
+    for k in range(len(order)):
+        out[k] = values[order[k]]
 
 
 @compiled

@@ -55,11 +55,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Pairs:
-    """n rows at cutoffs: `rows` int64 of a table (-1: none), `codes` those of their keys (None: not looked up yet)."""
+    """n rows at cutoffs: `rows` int64 of a table (-1: none), `codes` those of their keys (None: not looked up yet).
+
+    `positions` int64, if given, are the rows' own in the index by which they were found: what is near in it is visited
+    together, for its values are read and written together.
+    """
 
     rows: Ints
     codes: Ints | None
     cutoffs: Ints
+    positions: Ints | None = None
 
 
 @dataclass
@@ -129,12 +134,19 @@ def run_stage(stage: Stage, place: Place, pairs: Pairs, context: Mapping[str, Va
         _from_parent(subject, place, parent, pairs)
     if stage.children:
         codes = _key_codes(world, stage.table, pairs.rows) if pairs.codes is None else pairs.codes
-        order = visiting(codes, pairs.cutoffs, world.size(stage.table))
+        order = _order(pairs, codes, world.size(stage.table))
         for children in stage.children:
             _from_children(subject, place, children, (codes, pairs.cutoffs, order))
     for step in stage.steps:
         run_step(step, subject, place, pairs.rows, pairs.cutoffs)
     return subject
+
+
+def _order(pairs: Pairs, codes: Ints, size: int) -> Ints:
+    if pairs.positions is None or not len(codes):
+        return visiting(codes, pairs.cutoffs, size)
+    first = pairs.positions.min()
+    return visiting(pairs.positions - first, pairs.cutoffs, int(pairs.positions.max() - first) + 1)
 
 
 def _put(subject: Subject, dtype: DType, slot: int, values: Values, rows: Ints | None = None) -> None:
@@ -242,7 +254,7 @@ def _below(place: Place, children: Children, stage: Stage, found: Range, begin: 
         found.perm, begin, found.hi, found.cutoffs, found.odd, found.known_from, found.known_to, nothing
     )
     rows, times, moments = ranges.expand(found.perm, start, stop, positions, index.order, index.times, found.cutoffs)
-    below = run_stage(stage, place, Pairs(rows, None, moments))
+    below = run_stage(stage, place, Pairs(rows, None, moments, positions))
     lo = ranges.within(found.perm, start, stop, found.cutoffs, children.windows, times)
     inner = Range(
         found.perm, start, lo, stop, found.cutoffs, np.zeros(len(found.cutoffs), np.uint8), _NO_INTS, _NO_INTS,
@@ -260,7 +272,7 @@ def _loop(subject: Subject, loops: Loops, found: Range, words: list[list[str]]) 
         if program := loops.rows[side]:
             kernels.rows(*walk, program.which, found.times, program.slots, subject.numbers)
         if program := loops.numbers[side]:
-            kernels.numbers(*walk, program.which, program.needs, found.numbers, program.slots, subject.numbers)
+            kernels.numbers(*walk, program.which, found.numbers, program.slots, subject.numbers)
         if program := loops.shapes[side]:
             kernels.shapes(*walk, program.which, found.times, found.numbers, program.slots, subject.numbers)
         if program := loops.categories[side]:
@@ -284,40 +296,50 @@ def _categories(
 
 
 def prepare(world: World, stage: Stage, pool: ThreadPoolExecutor) -> None:
-    """Make all that a plan reads of a large world, on all cores, before threads share it."""
-    jobs: Jobs = {("states", stage.table): partial(world.states, stage.table)}
-    shared: list[Jobs] = [{}, {}]
-    _needs(world, stage, pool, jobs, shared)
-    making = [pool.submit(job) for job in jobs.values()]
-    for index in shared[0].values():
-        index()
+    """Make what is dear of all that a plan reads of a large world, on all cores, before threads share it."""
+    needs = _Needs()
+    needs.jobs["states", stage.table] = partial(world.states, stage.table)
+    needs.collect(world, stage)
+    making = [pool.submit(job) for job in needs.jobs.values()]
+    for link in needs.indexes:
+        world.index(link, pool)
     for done in making:
         done.result()
-    for matrix in shared[1].values():
-        matrix()
+    world.arrange(list(needs.sorted), pool)
+    for standing in needs.last.values():
+        standing()
 
 
-def _needs(world: World, stage: Stage, pool: ThreadPoolExecutor, jobs: Jobs, shared: list[Jobs]) -> None:
-    """What must be made: a job for a thread each, and what all threads share: indexes, then what stands on them."""
-    rows = world.tables[stage.table]
-    indexes, matrices = shared
-    for feature, _ in stage.columns:
-        jobs["column", stage.table, feature.column] = partial(rows.column, feature.column)
-    for link, above, _ in stage.parents:
-        jobs["link", link] = partial(world.link_codes, link)
-        jobs["states", link.parent] = partial(world.states, link.parent)
-        _needs(world, above, pool, jobs, shared)
-    for step in stage.steps:
-        if step.feature.link:
-            indexes[step.feature.link,] = partial(world.index, step.feature.link, pool)
-            matrices["places", step.feature.link] = partial(world.places, step.feature.link)
-    for children in stage.children:
-        link = children.link
-        indexes[link,] = partial(world.index, link, pool)
-        for name in children.codes:
-            jobs["column", link.child, name] = partial(world.tables[link.child].column, name)
-        matrices["numbers", link, children.numbers] = partial(world.sorted_numbers, link, children.numbers, pool)
-        matrices["codes", link, children.codes] = partial(world.sorted_codes, link, children.codes, pool)
-        matrices["masks", link, children.conditions] = partial(world.sorted_masks, link, children.conditions)
-        if children.stage is not None:
-            _needs(world, children.stage, pool, jobs, shared)
+class _Needs:
+    """What must be made: jobs for a thread each, indexes and columns sorted by them that threads share, and `last` what
+    stands on the indexes.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: Jobs = {}
+        self.indexes: dict[Link, None] = {}
+        self.sorted: dict[tuple[Link, tuple[str, ...], tuple[str, ...]], None] = {}
+        self.last: Jobs = {}
+
+    def collect(self, world: World, stage: Stage) -> None:
+        """Of a stage, and those it stands on."""
+        rows = world.tables[stage.table]
+        for feature, _ in stage.columns:
+            self.jobs["column", stage.table, feature.column] = partial(rows.column, feature.column)
+        for link, above, _ in stage.parents:
+            self.jobs["link", link] = partial(world.link_codes, link)
+            self.jobs["states", link.parent] = partial(world.states, link.parent)
+            self.collect(world, above)
+        for step in stage.steps:
+            if step.feature.link:
+                self.indexes[step.feature.link] = None
+                self.last["places", step.feature.link] = partial(world.places, step.feature.link)
+        for children in stage.children:
+            link, child = children.link, world.tables[children.link.child]
+            self.indexes[link] = None
+            for name in children.codes:
+                self.jobs["column", link.child, name] = partial(child.column, name)
+            self.sorted[link, children.numbers, children.codes] = None
+            self.last["masks", link, children.conditions] = partial(world.sorted_masks, link, children.conditions)
+            if children.stage is not None:
+                self.collect(world, children.stage)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -142,37 +143,49 @@ class World:
             self._places[link] = places
         return self._places[link]
 
-    def sorted_numbers(
-        self, link: Link, columns: tuple[str, ...], pool: Executor | None = None
-    ) -> npt.NDArray[np.float64]:
+    def sorted_numbers(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.float64]:
         """Columns of a child in the order of the link's index, float64 [columns, rows]."""
-        key = (link, columns)
-        if key not in self._numbers:
+        if (link, columns) not in self._numbers:
             rows, order = self.tables[link.child], self.index(link).order
             values = np.empty((len(columns), len(order)))
+            for column, out in zip(columns, values, strict=True):
+                _take_numbers(rows, column, order, out)
+            self._numbers[link, columns] = values
+        return self._numbers[link, columns]
 
-            def fill(place: int) -> None:
-                ranges.take_numbers(rows.fresh(columns[place]), order, values[place])
-
-            _each(pool, fill, len(columns))
-            self._numbers[key] = values
-        return self._numbers[key]
-
-    def sorted_codes(self, link: Link, columns: tuple[str, ...], pool: Executor | None = None) -> npt.NDArray[np.int32]:
+    def sorted_codes(self, link: Link, columns: tuple[str, ...]) -> npt.NDArray[np.int32]:
         """Columns of categories of a child in the order of the link's index, int32 [columns, rows]."""
-        key = (link, columns)
-        if key not in self._codes:
-            order = self.index(link).order
+        if (link, columns) not in self._codes:
+            rows, order = self.tables[link.child], self.index(link).order
             codes = np.empty((len(columns), len(order)), np.int32)
+            for column, out in zip(columns, codes, strict=True):
+                _take_codes(rows, column, order, out)
+            self._codes[link, columns] = codes
+        return self._codes[link, columns]
 
-            def fill(place: int) -> None:
-                column = self.tables[link.child].column(columns[place])
-                assert isinstance(column, Categories)
-                np.take(column.codes, order, out=codes[place], mode="clip")
+    def arrange(self, wanted: Sequence[tuple[Link, tuple[str, ...], tuple[str, ...]]], pool: Executor) -> None:
+        """Make `sorted_numbers` and `sorted_codes` of links, columns of numbers and of categories.
 
-            _each(pool, fill, len(columns))
-            self._codes[key] = codes
-        return self._codes[key]
+        All at once: no thread waits until others are done with one link, or one kind.
+        """
+        jobs: list[Callable[[], None]] = []
+        numbers: dict[tuple[Link, tuple[str, ...]], npt.NDArray[np.float64]] = {}
+        codes: dict[tuple[Link, tuple[str, ...]], npt.NDArray[np.int32]] = {}
+        for link, counted, coded in wanted:
+            rows, order = self.tables[link.child], self.index(link).order
+            if (link, counted) not in self._numbers and (link, counted) not in numbers:
+                numbers[link, counted] = lines = np.empty((len(counted), len(order)))
+                for column, out in zip(counted, lines, strict=True):
+                    jobs.append(partial(_take_numbers, rows, column, order, out))
+            if (link, coded) not in self._codes and (link, coded) not in codes:
+                codes[link, coded] = places = np.empty((len(coded), len(order)), np.int32)
+                for column, line in zip(coded, places, strict=True):
+                    jobs.append(partial(_take_codes, rows, column, order, line))
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+        # Only now may other threads find them.
+        self._numbers |= numbers
+        self._codes |= codes
 
     def sorted_masks(self, link: Link, conditions: tuple[Condition, ...]) -> npt.NDArray[np.uint8]:
         """Which rows meet each condition, uint8 [conditions, rows], in the order of the link's index."""
@@ -286,10 +299,14 @@ class World:
         return States(order, offsets, times, known_from, known_to)
 
 
-def _each(pool: Executor | None, call: Callable[[int], None], count: int) -> None:
-    """Call with 0, 1, ... count - 1, in the pool if there is one."""
-    for _ in (pool.map if pool else map)(call, range(count)):
-        pass
+def _take_numbers(rows: Rows, column: str, order: Ints, out: npt.NDArray[np.float64]) -> None:
+    ranges.take_numbers(rows.fresh(column), order, out)
+
+
+def _take_codes(rows: Rows, column: str, order: Ints, out: npt.NDArray[np.int32]) -> None:
+    values = rows.column(column)
+    assert isinstance(values, Categories)
+    ranges.take_codes(values.codes, order, out)
 
 
 def _sort_blocks(codes: Ints, times: Ints, blocks: int, pool: Executor | None) -> tuple[Ints, Ints, Ints]:
@@ -306,7 +323,8 @@ def _sort_blocks(codes: Ints, times: Ints, blocks: int, pool: Executor | None) -
     def fill(part: int) -> None:
         ranges.fill_blocks(codes, times, offsets, int(ends[part]), int(ends[part + 1]), order, moments)
 
-    _each(pool, fill, parts)
+    for _ in pool.map(fill, range(parts)):
+        pass
     return order, moments, offsets
 
 
