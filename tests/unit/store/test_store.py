@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -139,3 +140,18 @@ def test_a_program_that_never_lets_go_of_the_database_is_told_of_in_words(tmp_pa
     with store.write("test") as connection:
         Pointers(connection).move("data", "a", at=1, why="free again")
     store.close()
+
+
+def test_what_is_given_back_after_the_end_is_closed_too(store: Store) -> None:
+    # A thread may be in the midst of a question when the store is closed; nobody would ever close its connection.
+    with store.read() as connection:
+        used = connection.connection.dbapi_connection
+        store.close()
+        assert connection.execute(sa.text("SELECT 1")).scalar() == 1
+    assert used is not None
+    # What begins after the end opens a connection of its own, and leaves none behind either.
+    with store.read() as connection:
+        later = connection.connection.dbapi_connection
+    for one in (used, later):
+        with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
+            one.cursor().execute("SELECT 1")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from holdfast.backend.store.crashpoints import crash_point
 from holdfast.backend.store.disk import explained
@@ -67,7 +68,7 @@ class Store:
     """
 
     def __init__(self, url: str, *, head: Path | None = None) -> None:
-        self._head = head
+        self._head, self._closed = head, False
         parsed = sa.engine.make_url(url)
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
@@ -82,6 +83,7 @@ class Store:
                 f"{parsed.get_backend_name()!r} is no database that Holdfast keeps its records in",
                 hint="Use `sqlite`, or a URL such as postgresql://user@host/database.",
             )
+        sa.event.listen(self.engine, "checkin", self._given_back)
 
     @property
     def url(self) -> str:
@@ -202,8 +204,13 @@ class Store:
                 raw.close()
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections; those that other threads are using, as soon as they give them back."""
+        self._closed = True
         self.engine.dispose()
+
+    def _given_back(self, _: object, entry: ConnectionPoolEntry) -> None:
+        if self._closed:  # the pool forgot it when it was disposed of, and would leave it open
+            entry.close()
 
 
 def _revision(connection: sa.Connection) -> str | None:
