@@ -2,6 +2,7 @@
 
 import gc
 import gzip
+import io
 import json
 import logging
 import re
@@ -9,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
+from concurrent_log_handler import ConcurrentTimedRotatingFileHandler
 
 from holdfast.backend import logging as ours
 from holdfast.backend.logging import LOGGER, start_logging
@@ -22,7 +24,8 @@ from holdfast.errors import ConfigError
 def put_away() -> None:
     """Close the log's file for good: a thread of another test may be about to write, which would open it again."""
     logger = logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
+    # Only ours: pytest hangs its own, which all later tests share, on a logger that does not propagate.
+    for handler in [one for one in logger.handlers if isinstance(one, ConcurrentTimedRotatingFileHandler)]:
         logger.removeHandler(handler)
         with handler.lock or nullcontext():
             handler.emit = lambda record: None  # type: ignore[method-assign]
@@ -53,10 +56,11 @@ def test_a_line_has_time_level_module_and_message(tmp_path: Path) -> None:
 
 
 def test_a_message_cannot_pretend_to_be_another_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Only to the file: what pytest captures goes through channels that take no such text.
-    monkeypatch.setattr(logging.getLogger("holdfast"), "propagate", False)
     start_logging(tmp_path)
-    logging.getLogger(LOGGER).warning("a\n[2024-01-01 00:00:00] [INFO] [train] b \udcff")
+    # Only to the file: what pytest captures goes through channels that take no such text.
+    with monkeypatch.context() as alone:
+        alone.setattr(logging.getLogger("holdfast"), "propagate", False)
+        logging.getLogger(LOGGER).warning("a\n[2024-01-01 00:00:00] [INFO] [train] b \udcff")
     assert len(text(tmp_path).splitlines()) == 1
     assert r"\udcff" in text(tmp_path)
 
@@ -84,8 +88,12 @@ def test_an_unknown_value_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_starting_again_moves_the_log(tmp_path: Path) -> None:
     start_logging(tmp_path / "a")
-    start_logging(tmp_path / "b")
-    logging.getLogger(LOGGER).info("once")
+    with closing(logging.StreamHandler(io.StringIO())) as own:
+        logging.getLogger(LOGGER).addHandler(own)
+        start_logging(tmp_path / "b")
+        logging.getLogger(LOGGER).info("once")
+        logging.getLogger(LOGGER).removeHandler(own)
+        assert own.stream.getvalue() == "once\n", "a program's own handler stays"
     assert not (tmp_path / "a" / "holdfast.log").exists() or text(tmp_path / "a") == ""
     assert text(tmp_path / "b").count("once") == 1
 

@@ -82,11 +82,12 @@ def start_logging(folder: Path) -> None:
     handler.setFormatter(_Json() if shape == "json" else _Line())
     logger = logging.getLogger(LOGGER)
     with _changing:
-        # In one step, so that other threads always find one handler.
-        before, logger.handlers = logger.handlers, [handler]
-        for old in before:
+        # In one step, so that other threads always find one of ours; a program's own handlers stay.
+        ours = [one for one in logger.handlers if isinstance(one, ConcurrentTimedRotatingFileHandler)]
+        logger.handlers = [*(one for one in logger.handlers if one not in ours), handler]
+        for old in ours:
             with old.lock or nullcontext():
                 # Another thread may be about to write to it: that would open the closed file again.
-                old.emit = handler.handle  # type: ignore[method-assign]
+                old.emit = handler.handle
                 old.close()
         logger.setLevel(level)

@@ -300,6 +300,9 @@ def test_a_rollout_whose_job_was_cancelled_is_stopped(world: World) -> None:
     world.engine.queue.cancel(job.id, "genug")
     watchers = rollouts_module.Watchers(SimpleNamespace(**vars(world), engine_=None))  # type: ignore[arg-type]
     watchers._once()
+    world.leaving.set()
+    for thread in watchers._threads:
+        thread.join(20)  # it asks the store until then
     last = world.rollouts.events(made.id)[-1]
     assert (last.state, last.who) == ("stopped", "rollout watcher")
     assert "its job is cancelled: genug" in last.reason
