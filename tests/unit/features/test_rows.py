@@ -6,9 +6,9 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from holdfast.core.features.rows import typed_rows
+from holdfast.core.features.rows import typed_rows, typed_values
 from holdfast.core.features.world import World
-from holdfast.core.schema import Schema
+from holdfast.core.schema import Column, DType, Schema
 from holdfast.core.timeline import DAY, NEVER, parse_instant
 from holdfast.errors import InputError, NotFoundError
 
@@ -40,6 +40,9 @@ def test_rows_become_typed_tables() -> None:
         ({"orders": [{**ORDER, "paid": 1}]}, "'paid' must be true or false", {}),
         ({"orders": [{**ORDER, "at": "soon"}]}, "'at' must be an ISO 8601 date or time", {}),
         ({"orders": [{**ORDER, "渠道": ["a"]}]}, "'渠道' must be text", {}),
+        ({"orders": [{**ORDER, "渠道": "\ud800"}]}, "'渠道' must be text", {"row": 0}),
+        ({"orders": [{**ORDER, "total": -math.inf}]}, "'total' must be a finite number", {"column": "total"}),
+        ({"orders": [{**ORDER, "total": True}]}, "'total' must be a finite number", {"column": "total"}),
         ({"orders": [ORDER, {**ORDER, "no": None}]}, "'no' must be given", {"row": 1}),
         ({"orders": [{**ORDER, "when": 1}]}, "no column 'when'", {"row": 0}),
         ({"orders": {"no": "x"}}, "must be a list", {"table": "orders"}),
@@ -52,6 +55,23 @@ def test_what_does_not_fit_is_named(
     with pytest.raises(InputError, match=wrong) as caught:
         typed_rows(SCHEMA, rows)
     assert where.items() <= caught.value.where.items()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (DType.INT, [1, None, 2.0, -(2**63), 2**63 - 1]),
+        (DType.FLOAT, [1, None, 2.5, 2**53 + 1, 2**70, 1e308, -0.0]),
+        (DType.TEXT, ["a", None, 5, "", "城"]),
+        (DType.CATEGORY, ["a", 5]),
+        (DType.BOOL, [True, None, False]),
+        (DType.TIME, ["2024-01-01", None, "2024-01-01T00:00:00+08:00"]),
+    ],
+)
+def test_a_value_is_read_alike_alone_and_among_others(dtype: DType, values: list[object]) -> None:
+    column = Column("值", dtype)
+    alone = [typed_values(column, [value], "Asia/Shanghai") for value in values]
+    assert typed_values(column, values, "Asia/Shanghai").equals(pa.concat_arrays(alone))
 
 
 def test_an_unknown_table_is_named() -> None:
