@@ -44,7 +44,6 @@ def resolve(
         features += _features(text, given.entity, settings, schema, f"{key}.features", own=own)
     features = list(_once(features))
     _check_own(features, f"{key}.features")
-    _check_personal(features, schema, f"{key}.features")
     used = {
         given.entity,
         *(table for f in features for g in f.walk() if g.link for table in (g.link.child, g.link.parent)),
@@ -113,14 +112,3 @@ def _named(text: str, features: Iterable[Feature], key: str) -> list[Feature]:
 
 def _once(features: Iterable[Feature]) -> Iterable[Feature]:
     return {feature.name: feature for feature in features}.values()
-
-
-def _check_personal(features: Iterable[Feature], schema: Schema, key: str) -> None:
-    for feature in features:
-        for part in feature.walk():
-            if part.kind is Kind.COLUMN and schema.table(part.table).column(part.column).personal:
-                raise ConfigError(
-                    f"feature {feature.name!r} would show the personal column {part.column!r}",
-                    where={"key": key, "table": part.table, "column": part.column},
-                    hint="Personal columns are never features.",
-                )
