@@ -165,6 +165,9 @@ def test_history_frozen_at_a_date(tmp_path: Path) -> None:
             if is_late:
                 counts.setdefault(entity, set()).add(float(value))
         assert all(len(values) == 1 for values in counts.values())
+        shown = str(tmp_path / "p" / "features" / "feature_definitions.json")
+        assert not project.exchange.diff(shown, project.features.sets()[0].id)
+        assert "history is frozen at" in project.exchange.diff(plain.record.feature_set, shown)[-1].words
         with pytest.raises(InputError, match="not a date"):
             project.matrix(frozen_at="soon")
 

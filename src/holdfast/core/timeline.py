@@ -42,6 +42,8 @@ NEVER = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"us": 1, "ms": 1_000, "s": SECOND, "min": 60 * SECOND, "h": 3_600 * SECOND, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"\s*(\d+)\s*(us|ms|s|min|h|d|w)\s*")
+_LONGEST = 10_000 * 366 * DAY
+"""Longer than from the year 1 to the year 9999; an instant less this is still an int64."""
 _PERIOD = re.compile(r"(\d{4})(?:-(?:Q([1-4])|W(\d{2})|(\d{2})(?:-(\d{2}))?))?")
 
 
@@ -103,7 +105,12 @@ def parse_duration(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if not match or int(match[1]) == 0:
         raise ConfigError(f"{text.strip()!r} is not a duration", hint="Write it as 90d, 12h, 30min, 45s or 2w.")
-    return int(match[1]) * _UNITS[match[2]]
+    duration = int(match[1][:20]) * _UNITS[match[2]]
+    if duration > _LONGEST:
+        raise ConfigError(
+            f"{text.strip()!r} is longer than the time there are dates for", hint="`all` is the window of everything."
+        )
+    return duration
 
 
 def format_duration(microseconds: int) -> str:

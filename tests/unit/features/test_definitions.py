@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,58 @@ def test_every_name_is_a_formula_that_reads_back(name: str) -> None:
     for feature in feature_set.features:
         if not any(below.kind is Kind.CONTEXT for below in feature.walk()):
             assert parse_feature(feature.name, SCHEMA, name) == feature
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MEAN(orders[payer].COUNT(items WHERE kind = z))",
+        "MEAN(orders[payer].COUNT(items WHERE kind = z, 1d), 2d)",
+        "MEAN(orders[payer].COUNT(items WHERE kind = z) WHERE paid = True, 2d)",
+        "QUANTILE(orders[payer].SUM(items.数量 WHERE kind = a (b)) WHERE total > 0.5, q=0.3, 2d)",
+        "地区.MAX(customers.COUNT(orders[payer] WHERE 渠道 = é))",
+    ],
+)
+def test_a_condition_may_be_on_any_level(name: str) -> None:
+    assert parse_feature(name, SCHEMA, "customers").name == name
+
+
+def test_a_condition_on_a_column_that_is_called_as_a_parameter() -> None:
+    columns = (Column("no", DType.INT), Column("up", DType.INT), Column("q", DType.FLOAT), Column("n", DType.INT))
+    tables = {"p": Table("p", columns[:1], ("no",)), "c": Table("c", columns, ("no",), links={"up": "p"})}
+    for name in ("QUANTILE(c.n WHERE q = 5.0, q=0.5)", "QUANTILE(c.q WHERE n = 5, q=0.9)"):
+        assert parse_feature(name, Schema(tables), "p").name == name
+    assert parse_feature("QUANTILE(c.n WHERE q > 5)", Schema(tables), "p").name == "QUANTILE(c.n WHERE q > 5.0, q=0.9)"
+
+
+@pytest.mark.parametrize(
+    ("formula", "what"),
+    [
+        ("COUNT(customers, 2d)", "a window"),
+        ("TIME_SINCE_LAST(customers)", "TIME_SINCE_LAST"),
+        ("TREND(customers.credit)", "TREND"),
+        ("AVG_TIME_BETWEEN(customers WHERE 城市 = z)", "AVG_TIME_BETWEEN"),
+        ("MAX(customers.CUM_SUM(credit BY region))", "CUM_SUM"),
+    ],
+)
+def test_rows_without_a_time_are_not_asked_about_time(formula: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"{what} needs to know when rows happened, and table 'customers' has no"):
+        parse_feature(formula, SCHEMA, "地区")
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["COUNT(orders[payer] WHERE total > inf)", "COUNT(orders[payer] WHERE total < nan)", "ABOVE(credit, value=1e999)"],
+)
+def test_what_is_compared_with_is_finite(formula: str) -> None:
+    with pytest.raises(ConfigError, match="a finite number, not"):
+        parse_feature(formula, SCHEMA, "customers")
+
+
+@pytest.mark.parametrize("window", ["200000000d", "9" * 400 + "d"])
+def test_a_window_is_no_longer_than_there_are_dates(window: str) -> None:
+    with pytest.raises(ConfigError, match="is longer than the time there are dates for"):
+        parse_feature(f"COUNT(orders[payer], {window})", SCHEMA, "customers")
 
 
 def test_names_read_like_featuretools() -> None:
@@ -111,6 +164,29 @@ def test_personal_columns_keys_and_text_are_no_features() -> None:
     )  # fmt: skip
     made = synthesise(Schema({"people": table}), "people", (), Options(depth=0))
     assert made.feature_set.names == ("age",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"include": ("MODE(people.name)",)}, "features.include"),
+        ({"include": ("COUNT(people WHERE name = 甲)",)}, "features.include"),
+        ({"seeds": {"people": ("NUM_CHARACTERS(name)",)}}, "features.seeds.people"),
+        ({"conditions": {("people", "name"): ("甲",)}}, "features.conditions.people.name"),
+    ],
+)
+def test_a_personal_column_is_no_feature_even_when_it_is_asked_for(changes: dict[str, Any], key: str) -> None:
+    personal = Column("name", DType.CATEGORY, personal=True)
+    people = Table(
+        "people", (Column("id", DType.INT), Column("home", DType.INT), personal), ("id",), None, {"home": "h"}
+    )
+    schema = Schema({"people": people, "h": Table("h", (Column("id", DType.INT),), ("id",))})
+    with pytest.raises(ConfigError, match="would show the personal column 'name'") as caught:
+        synthesise(schema, "h", (), Options(**changes))
+    assert caught.value.where["key"] == key
+    named = synthesise(schema, "h", (personal, Column("age", DType.INT)), Options()).feature_set.names
+    assert "context.age" in named
+    assert not any("name" in name for name in named)
 
 
 def test_no_feature_left_is_an_error() -> None:

@@ -7,6 +7,9 @@ import pyarrow as pa
 import pytest
 
 from holdfast.core.features.keys import ArrowKeys, DenseKeys
+from holdfast.core.features.world import World
+from holdfast.core.schema import Column, DType, Schema, Table
+from holdfast.core.timeline import DAY
 from holdfast.errors import InputError
 
 
@@ -17,3 +20,18 @@ def test_what_can_be_no_key_is_said(asked: Any) -> None:
         assert keys is not None
         with pytest.raises(InputError, match="keys of '顾客' are int64"):
             keys.codes(asked)
+
+
+def test_keys_of_arrays_are_told_apart_as_those_of_tables_are() -> None:
+    """Fractions are no whole numbers, and a moment is the same one as an integer and in Arrow."""
+    columns = (Column("at", DType.TIME), Column("size", DType.FLOAT), Column("n", DType.INT))
+    tables = {
+        "sizes": Table("sizes", columns[1:], ("size",)),
+        "moments": Table("moments", columns, ("at",), links={"size": "sizes"}),
+    }
+    arrays = {"at": np.array([0, DAY]), "size": np.array([1.5, 1.25]), "n": np.array([1, 2])}
+    sizes = {name: arrays[name] for name in ("size", "n")}
+    world = World.build(Schema(tables), {"sizes": sizes, "moments": arrays})
+    found = world.codes("sizes", pa.array([1.25, 1.5, 1.0, None])).tolist()
+    assert found == [1, 0, -1, -1]
+    assert world.codes("moments", pa.array([DAY, 0, 1], pa.timestamp("us", "UTC"))).tolist() == [1, 0, -1]

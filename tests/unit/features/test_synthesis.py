@@ -74,6 +74,25 @@ def test_seeds_are_taken_as_columns() -> None:
     )
 
 
+@pytest.mark.parametrize("dropped", ["orders.total", "items", "ABOVE", "SUM(*"])
+def test_what_is_excluded_is_in_no_seed_either(dropped: str) -> None:
+    seeds = {"orders": ("ABOVE(total, value=100)", "SUM(items.数量)", "IS_NULL(渠道)")}
+    left = made(seeds=seeds, exclude=(dropped,)).names
+    gone = {"orders.total": "ABOVE(total", "items": "SUM(items", "ABOVE": "ABOVE(", "SUM(*": "SUM("}[dropped]
+    assert not any(gone in name for name in left)
+    assert any("IS_NULL(渠道)" in name for name in left)
+
+
+def test_what_labels_are_made_of_comes_in_by_no_formula() -> None:
+    formulas = ("MEAN(orders[payer].total)", "COUNT(orders[payer] WHERE total > 3)", "地区.MAX(customers.credit)",
+                "SUM(orders[payer].SUM(items.数量))", "MAX(orders[payer].CUM_SUM(total BY payer))")  # fmt: skip
+    hidden = ("orders.total", "customers.credit")
+    seeds = {"orders": ("ABOVE(total, value=100)",), "customers": ("ABOVE(credit, value=1)",)}
+    names = made(include=formulas, seeds=seeds, hidden=hidden).names
+    assert formulas[3] in names
+    assert not any("total" in name or "credit" in name for name in names)
+
+
 def test_conditions_and_windows_of_more_primitives() -> None:
     options = {"conditions": {("orders", "渠道"): ("网店",), ("orders", "paid"): (True,)}}
     plain = {name for name in made(**options).names if "WHERE" in name}

@@ -1,18 +1,18 @@
 """What a feature group of the project file means: the feature set, over the schema of one dataset version."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.backend.settings import FeatureGroupSettings, Settings
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
-from holdfast.core.features.formulas import parse_feature
+from holdfast.core.features.formulas import parse_condition, parse_feature
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.synthesis import Options, synthesise
 from holdfast.core.schema import Schema
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 
-__all__ = ["resolve"]
+__all__ = ["declared_conditions", "resolve"]
 
 
 def resolve(
@@ -44,7 +44,6 @@ def resolve(
         features += _features(text, given.entity, settings, schema, f"{key}.features", own=own)
     features = list(_once(features))
     _check_own(features, f"{key}.features")
-    _check_personal(features, schema, f"{key}.features")
     used = {
         given.entity,
         *(table for f in features for g in f.walk() if g.link for table in (g.link.child, g.link.parent)),
@@ -56,6 +55,32 @@ def resolve(
     }
     needed = Schema(tables, schema.timezone)
     return FeatureSet(given.entity, tuple(features), needed, (), settings.features.include_cutoff), ()
+
+
+def declared_conditions(
+    schema: Schema, declared: Mapping[str, Sequence[str | float | bool]]
+) -> dict[tuple[str, str], Sequence[str | float | bool]]:
+    """`features.conditions` of the project file: (table, column) → values, typed as the column is.
+
+    ConfigError names the key whose column is none, or whose value does not fit it.
+    """
+    found: dict[tuple[str, str], Sequence[str | float | bool]] = {}
+    for key, values in declared.items():
+        table, _, column = key.partition(".")
+        try:
+            typed = [parse_condition(column, "=", str(value), schema, table).value for value in values]
+            for value, made in zip(values, typed, strict=True):
+                # It would be sought as the category `True`, and never found.
+                if isinstance(value, bool) and isinstance(made, str):
+                    raise ConfigError(
+                        f"{column!r} holds categories, and {str(value).lower()} is a truth value",
+                        hint="YAML reads yes, no, on and off as truth values: write the category in quotes.",
+                    )
+        except HoldfastError as error:
+            where = {**error.where, "key": f"features.conditions.{key}"}
+            raise ConfigError(error.message, where=where, hint=error.hint) from error
+        found[table, column] = typed
+    return found
 
 
 def _asks(feature: Feature) -> bool:
@@ -77,11 +102,7 @@ def _features(
     """What one entry stands for: a pattern for synthesised features, else one formula."""
     if "*" in text or "?" in text:
         rule = settings.features
-        declared = rule.conditions if isinstance(rule.conditions, dict) else {}
-        conditions = {}
-        for column, values in declared.items():
-            table, _, name = column.partition(".")
-            conditions[table, name] = values
+        conditions = declared_conditions(schema, rule.conditions) if isinstance(rule.conditions, dict) else {}
         options = Options(
             depth=rule.depth, windows=rule.windows, primitives=rule.primitives, conditions=conditions,
             conditional=rule.conditional, windowed=rule.windowed, seeds=rule.seeds, limit=rule.max, include=[text],
@@ -113,14 +134,3 @@ def _named(text: str, features: Iterable[Feature], key: str) -> list[Feature]:
 
 def _once(features: Iterable[Feature]) -> Iterable[Feature]:
     return {feature.name: feature for feature in features}.values()
-
-
-def _check_personal(features: Iterable[Feature], schema: Schema, key: str) -> None:
-    for feature in features:
-        for part in feature.walk():
-            if part.kind is Kind.COLUMN and schema.table(part.table).column(part.column).personal:
-                raise ConfigError(
-                    f"feature {feature.name!r} would show the personal column {part.column!r}",
-                    where={"key": key, "table": part.table, "column": part.column},
-                    hint="Personal columns are never features.",
-                )

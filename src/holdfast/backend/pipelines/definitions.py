@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Features
@@ -85,12 +86,21 @@ class Exchange:
         if Path(name).suffix != ".json":
             return FeatureSet.from_dict(self._features.get(name).definitions, self._own)
         try:
-            return FeatureSet.from_dict(json.loads(_bytes(Path(name))), self._own)
+            return FeatureSet.from_dict(_bare(json.loads(_bytes(Path(name)))), self._own)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
                 f"it holds no feature definitions: {type(error).__name__} {error}", where={"file": name},
                 hint="Write one with: holdfast features export FILE",
             ) from error  # fmt: skip
+
+
+def _bare(data: dict[str, Any]) -> dict[str, Any]:
+    """The set alone, where the file is a matrix's `feature_definitions.json`, which tells more of each feature."""
+    if not any("definition" in feature for feature in data["features"]):
+        return data
+    kept = ("entity", "schema", "include_cutoff", "frozen_at")
+    bare = {name: data[name] for name in kept if name in data}
+    return {**bare, "features": [f["definition"] for f in data["features"]], "context": data["context_columns"]}
 
 
 def _bytes(path: Path) -> bytes:

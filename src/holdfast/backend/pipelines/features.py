@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
 from holdfast.backend.features.partitions import Questions
+from holdfast.backend.features.resolving import declared_conditions
 from holdfast.backend.pipelines.computing import Job, compute_values
 from holdfast.backend.pipelines.encoding import fit_encoding
 from holdfast.backend.pipelines.splitting import split_rows
 from holdfast.backend.records import DatasetVersion, FeatureSetRecord, MatrixRecord
 from holdfast.backend.settings import Settings, TargetSettings
 from holdfast.core.features.definitions import FeatureSet, Kind
-from holdfast.core.features.formulas import parse_condition
 from holdfast.core.features.primitives import Primitive
 from holdfast.core.features.synthesis import Options, Synthesis, synthesise
 from holdfast.core.learn.split import TRAIN
 from holdfast.core.names import escape
 from holdfast.core.schema import KNOWN_FROM, DType, Schema
 from holdfast.core.timeline import Period, parse_instant
-from holdfast.errors import ConfigError, ConflictError, HoldfastError, NotFoundError
+from holdfast.errors import ConfigError, ConflictError, NotFoundError
 
 __all__ = ["BuiltMatrix", "SynthesisResult", "build_matrix", "find_target", "frozen_settings", "synthesise_set"]
 
@@ -245,7 +245,7 @@ def _conditions(question: _Question, settings: Settings, horizon: int) -> Values
     if declared == "none":
         return {}
     if declared != "auto":
-        return dict(_declared(question.schema, key, values) for key, values in declared.items())
+        return declared_conditions(question.schema, declared)
     found: dict[tuple[str, str], Sequence[str | float | bool]] = {}
     for table in question.schema.tables.values():
         if not table.links:
@@ -268,14 +268,3 @@ def _common_values(column: pa.ChunkedArray) -> tuple[str, ...]:
         return ()
     counts.sort(key=lambda item: (-item["counts"], item["values"]))
     return tuple(item["values"] for item in counts[:_TOP_VALUES])
-
-
-def _declared(
-    schema: Schema, key: str, values: Sequence[str | float | bool]
-) -> tuple[tuple[str, str], Sequence[str | float | bool]]:
-    table, _, column = key.partition(".")
-    try:
-        return (table, column), [parse_condition(column, "=", str(value), schema, table).value for value in values]
-    except HoldfastError as error:
-        where = {**error.where, "key": f"features.conditions.{key}"}
-        raise ConfigError(error.message, where=where, hint=error.hint) from error

@@ -58,15 +58,17 @@ class ArrayRows(Rows):
     def keys(self, column: str) -> list[object]:
         """The values of a key or link as plain values; None where null."""
         if column not in self._keys:
-            self._keys[column] = self._listed(self._arrays[column])
+            self._keys[column] = self._listed(self._arrays[column], self.table.column(column).dtype)
         return self._keys[column]
 
-    def _listed(self, array: Array) -> list[object]:
+    def _listed(self, array: Array, dtype: DType) -> list[object]:
         if isinstance(array, Categories):
             words = [*array.values, None]
             return [words[code] for code in array.codes.tolist()]
         if array.dtype == np.float64:
-            return [None if math.isnan(value) else int(value) for value in array.tolist()]
+            # Numbers that are no whole ones are keys, too: 1.5 and 1.25 are two.
+            whole = dtype is not DType.FLOAT
+            return [None if math.isnan(value) else int(value) if whole else value for value in array.tolist()]
         listed: list[object] = array.tolist()
         return [None if value == NULL_TIME else value for value in listed] if NULL_TIME in listed else listed
 

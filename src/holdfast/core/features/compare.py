@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core.features.definitions import Feature, FeatureSet
-from holdfast.core.timeline import format_duration
+from holdfast.core.timeline import format_duration, isoformat
 from holdfast.core.words import exactly
 
 __all__ = ["Change", "diff_sets"]
@@ -174,6 +174,9 @@ def _rules(old: Data, new: Data) -> Iterator[Change]:
                 words = "rows that happened at the cutoff itself are seen now"
             case "include_cutoff":
                 words = "rows that happened at the cutoff itself are no longer seen"
+            case "frozen_at":
+                before, after = (isoformat(one[name]) if name in one else "never" for one in (old, new))
+                words = f"history is frozen at: {before} → {after}"
             case _:
                 words = f"{name} {old.get(name)} → {new.get(name)}"
         yield Change("rule", words)

@@ -1,6 +1,7 @@
 """Features that a user writes: the text of a feature's name, read back as a definition."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,13 +11,14 @@ from holdfast.core.schema import DType, Link, Schema
 from holdfast.core.timeline import parse_duration
 from holdfast.errors import ConfigError, HoldfastError
 
-__all__ = ["make_feature", "parse_condition", "parse_feature", "parse_primitive"]
+__all__ = ["make_feature", "parse_condition", "parse_feature", "parse_primitive", "personal_column"]
 
 _CALL = re.compile(r"([A-Z][A-Z0-9_]*)\((.*)\)", re.DOTALL)
 _WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
-_WHERE = re.compile(r"(.*?)\s+WHERE\s+(.+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
+_WHERE = re.compile(r"\s+WHERE\s+")
+_CONDITION = re.compile(r"(.+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
 _BY = re.compile(r"(?:(.*)\s)?BY\s+(.+)", re.DOTALL)
-_PARAMETER = re.compile(r"(.*?),?\s*\b(\w+)\s*=\s*([-+]?[0-9][0-9.eE+-]*)", re.DOTALL)
+_PARAMETER = re.compile(r"(?:(.*),)?\s*(\w+)\s*=\s*([-+]?[0-9][0-9.eE+-]*)", re.DOTALL)
 _TABLE = re.compile(r"(.+?)(?:\[(.+)\])?")
 _TAKES = {
     Input.NUMBER: "numbers",
@@ -36,7 +38,7 @@ def parse_feature(
     It reads `column`, `parent.feature`, `PRIMITIVE(child)`, `PRIMITIVE(child.feature)`, `PRIMITIVE(feature, ...)` and
     `PRIMITIVE(column BY link column)`; `child[column]` names the link where there are several, `name=number` sets a
     parameter. `own` are the user's primitives. `whole`: the feature must be a value, not a time or a text.
-    ConfigError says which part is wrong.
+    ConfigError says which part is wrong, or which personal column it would show.
     """
     try:
         feature = _Parser(schema, tuple(own)).parse(formula.strip(), table)
@@ -47,6 +49,12 @@ def parse_feature(
         raise ConfigError(
             f"feature {formula!r}: {error.message}", where={"key": "features.include"}, hint=error.hint
         ) from error
+    if personal := personal_column(feature, schema):
+        raise ConfigError(
+            f"feature {formula!r} would show the personal column {personal[1]!r}",
+            where={"key": "features.include", "table": personal[0], "column": personal[1]},
+            hint="Personal columns are never features, nor conditions.",
+        )
     if whole and feature.dtype in (DType.TIME, DType.TEXT):
         raise ConfigError(
             f"feature {formula!r} would be a {feature.dtype}", where={"key": "features.include"},
@@ -68,6 +76,17 @@ def parse_primitive(text: str, own: Iterable[Primitive] = ()) -> tuple[Primitive
     values = dict(parameters)
     _check_values(primitive, {**primitive.parameters, **values})
     return primitive, tuple(sorted(values.items()))
+
+
+def personal_column(feature: Feature, schema: Schema) -> tuple[str, str] | None:
+    """The first personal column, as (table, column), that a feature reads or has a condition on."""
+    for part in feature.walk():
+        read = [(part.table, part.column)] if part.kind is Kind.COLUMN else []
+        read += [(part.link.child, part.condition.column)] if part.link and part.condition else []
+        for table, column in read:
+            if schema.table(table).column(column).personal:
+                return table, column
+    return None
 
 
 def make_feature(
@@ -103,6 +122,9 @@ def make_feature(
 
 
 def _check_values(primitive: Primitive, values: dict[str, float | None]) -> None:
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{name} of {primitive.name} is a finite number, not {value}")
     for name, least in (("n", 1), ("periods", 1)):
         value = values.get(name)
         if value is not None and (value < least or value != int(value) or value > 1000):
@@ -145,6 +167,7 @@ class _Parser:
                 raise ConfigError(f"{primitive.name} needs BY and a link: {primitive.name}(column BY link)")
             inside = (by[1] or "").strip()
             link = _link_of(by[2].strip(), self.schema.parents(table))
+            self.check_time(primitive, table)
         inputs = self.inputs(inside, table, len(primitive.takes))
         if link and any(inner.kind is not Kind.COLUMN for inner in inputs):
             raise ConfigError(f"{primitive.name} takes a column of the table itself, not {inputs[0].name!r}")
@@ -154,22 +177,44 @@ class _Parser:
     def aggregate(self, primitive: Primitive, inside: str, table: str) -> Feature:
         window = _WINDOW.fullmatch(inside)
         inside, parameters = _parameters(window[1] if window else inside, primitive)
-        where = _WHERE.fullmatch(inside)
-        if where and (odd := re.search(r",\s*(\d+\s*\w+)$", where[4])):
-            raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
-        inside = where[1] if where else inside
-        head, _, _ = inside.partition(".")
-        link = _link(head, self.schema.children(table), "child")
-        inputs = []
-        if "." in inside:
-            inputs = self.inputs(inside, link.child, len(primitive.takes) or 1, prefix=f"{head}.")
+        problem: HoldfastError | None = None
+        for over, where in _conditions(inside):
+            try:
+                link, inputs = self.children(over, table, len(primitive.takes) or 1)
+                condition = self.condition(where, link.child) if where is not None else None
+                break
+            except HoldfastError as error:
+                problem = problem or error
+        else:
+            raise problem or ConfigError(f"{inside!r} is no rows")
+        duration = parse_duration(window[2]) if window else None
+        self.check_time(primitive, link.child, duration)
         return make_feature(
-            primitive, inputs, table, link=link, parameters=parameters,
-            window=parse_duration(window[2]) if window else None,
-            condition=parse_condition(where[2], where[3], _unquoted(where[4]), self.schema, link.child)
-            if where
-            else None,
-        )  # fmt: skip
+            primitive, inputs, table, link=link, parameters=parameters, window=duration, condition=condition
+        )
+
+    def children(self, text: str, table: str, count: int) -> tuple[Link, list[Feature]]:
+        """The link that `child.feature, ...` looks into, and the features of the child's rows (none for `child`)."""
+        head, dot, _ = text.partition(".")
+        link = _link(head, self.schema.children(table), "child")
+        return link, self.inputs(text, link.child, count, prefix=f"{head}.") if dot else []
+
+    def condition(self, text: str, table: str) -> Condition:
+        parts = _CONDITION.fullmatch(text)
+        if not parts:
+            raise ConfigError(f"{text!r} is no condition", hint="Write it as WHERE column = value.")
+        if odd := re.search(r",\s*(\d+\s*\w+)$", parts[3]):
+            raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
+        return parse_condition(parts[1], parts[2], _unquoted(parts[3]), self.schema, table)
+
+    def check_time(self, primitive: Primitive, table: str, window: int | None = None) -> None:
+        """ConfigError where rows that do not say when they happened are asked about time."""
+        if (primitive.timed or window) and self.schema.table(table).time is None:
+            what = primitive.name if primitive.timed else "a window"
+            raise ConfigError(
+                f"{what} needs to know when rows happened, and table {table!r} has no time",
+                hint=f"Name the column that says so as the `time` of {table} in the project file, if there is one.",
+            )
 
     def inputs(self, text: str, table: str, count: int, prefix: str = "") -> list[Feature]:
         """`count` features of a row of `table`, each behind `prefix`; names may hold commas themselves."""
@@ -193,6 +238,15 @@ def _splits(text: str, count: int) -> Iterator[list[str]]:
             yield [text[: match.start()], *rest]
 
 
+def _conditions(text: str) -> list[tuple[str, str | None]]:
+    """How rows and their condition may part in the text, likeliest first: a WHERE may belong to what is inside."""
+    whole: list[tuple[str, str | None]] = [(text, None)]
+    parted: list[tuple[str, str | None]] = [(text[: m.start()], text[m.end() :]) for m in _WHERE.finditer(text)]
+    closed = [one for one in parted if one[0].count("(") == one[0].count(")")]
+    # Names may hold a bracket of their own.
+    return [*closed, *whole, *(one for one in parted if one not in closed)]
+
+
 def _parameters(text: str, primitive: Primitive) -> tuple[str, list[tuple[str, float]]]:
     """The text without the `name=number` at its end, and these."""
     found = []
@@ -201,7 +255,7 @@ def _parameters(text: str, primitive: Primitive) -> tuple[str, list[tuple[str, f
             found.append((match[2], float(match[3])))
         except ValueError as error:
             raise ConfigError(f"{match[2]}={match[3]} is no number") from error
-        text = match[1].strip()
+        text = (match[1] or "").strip()
     return text, found
 
 
@@ -226,9 +280,12 @@ def parse_condition(column: str, operator: str, text: str, schema: Schema, table
     if dtype is DType.BOOL and text.lower() in {"true", "false"}:
         return Condition(column, text.lower() == "true", operator)
     try:
-        return Condition(column, int(text) if dtype is DType.INT else float(text), operator)
+        value = int(text) if dtype is DType.INT else float(text)
     except ValueError as error:
         raise ConfigError(f"{column!r} is {dtype}, and {text!r} is no such value") from error
+    if not math.isfinite(value):
+        raise ConfigError(f"a condition compares with a finite number, not {text}")
+    return Condition(column, value, operator)
 
 
 def _link_of(column: str, links: list[Link]) -> Link:

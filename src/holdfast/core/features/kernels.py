@@ -448,25 +448,31 @@ def running(
     """A row among the rows before it of the same parent: LAG, DIFF, CUM_..., PERCENTILE or TIME_SINCE_PREVIOUS.
 
     `place` int64 [n] are the rows' own positions, `begin` where their parents' rows begin; `perm` visits those of one
-    parent together, by place. Nulls do not count, and give null; PERCENTILE is the mean rank of the value among those
-    so far, itself among them, divided by their number. `out` float64 [n]; null where place is -1.
+    parent together, where they are odd those of one cutoff, by place. Nulls do not count, and give null; PERCENTILE is
+    the mean rank of the value among those so far, itself among them, divided by their number. `out` float64 [n]; null
+    where place is -1.
     """
     longest = 0
     for i in range(len(place)):
         longest = max(longest, place[i] + 1 - begin[i])
     seen = np.empty(longest, np.int64)
-    ordered = np.empty(longest if op == PERCENTILE else 0, np.float64)
+    ranks = np.empty((3, longest if op == PERCENTILE else 0), np.int64)
+    tree = np.empty(longest + 1 if op == PERCENTILE else 0, np.int64)
     previous = -1
-    at = rows_seen = count = 0
+    at = rows_seen = count = different = moment = 0
     total = low = high = 0.0
     for p in range(len(perm)):
         i = perm[p]
         if place[i] < 0:
             out[i] = math.nan
             continue
-        if not (begin[i] == previous and place[i] + 1 >= at and not odd[i]):
+        if op == PERCENTILE and begin[i] != previous:
+            different = _rank(values, perm[p:], begin, place, ranks)
+        if not (begin[i] == previous and place[i] + 1 >= at and (not odd[i] or cutoffs[i] == moment)):
             at, rows_seen, count, total = begin[i], 0, 0, 0.0
-        previous = begin[i]
+            if op == PERCENTILE:
+                tree[: different + 1] = 0
+        previous, moment = begin[i], cutoffs[i]
         while at <= place[i]:
             j = at
             at += 1
@@ -480,27 +486,69 @@ def running(
             total += x
             low = x if count == 0 else min(low, x)
             high = x if count == 0 else max(high, x)
-            if op == PERCENTILE:
-                k = count
-                while k > 0 and ordered[k - 1] > x:
-                    ordered[k] = ordered[k - 1]
-                    k -= 1
-                ordered[k] = x
             count += 1
+            if op == PERCENTILE:
+                _tally(tree, ranks[0, j - begin[i]], different)
         back = seen[rows_seen - 1 - steps] if rows_seen > steps else -1
         if op == CUM_COUNT:
             out[i] = rows_seen
         elif op == TIME_SINCE_PREVIOUS:
             out[i] = (times[place[i]] - times[back]) / 1e6 if back >= 0 else math.nan
+        elif op == PERCENTILE:
+            here = ranks[0, place[i] - begin[i]]
+            less = _up_to(tree, here - 1)
+            out[i] = (less + (_up_to(tree, here) - less + 1) / 2) / count if here > 0 else math.nan
         else:
             earlier = values[back] if back >= 0 else math.nan
-            out[i] = _so_far(op, values[place[i]], earlier, count, total, low, high, ordered)
+            out[i] = _so_far(op, values[place[i]], earlier, count, total, low, high)
 
 
 @compiled
-def _so_far(
-    op: int, x: float, earlier: float, count: int, total: float, low: float, high: float, ordered: Floats
-) -> float:
+def _rank(values: Floats, pairs: Ints, begin: Ints, place: Ints, ranks: Ints) -> int:
+    """How many different values the parent of the first of `pairs` has up to the last row that they ask about.
+
+    The first row of `ranks` takes the rank of each, from 1 (null: 0), by its distance from where the parent's begin.
+    """
+    first = begin[pairs[0]]
+    stop = first
+    for i in pairs:
+        if begin[i] != first:
+            break
+        stop = max(stop, place[i] + 1)
+    block, count = ranks[1], 0
+    for j in range(first, stop):
+        ranks[0, j - first] = 0
+        if not math.isnan(values[j]):
+            block[count] = j
+            count += 1
+    merge_sort(block[:count], values, ranks[2])
+    different = 0
+    for k in range(count):
+        different += k == 0 or values[block[k]] != values[block[k - 1]]
+        ranks[0, block[k] - first] = different
+    return different
+
+
+@inlined
+def _tally(tree: Ints, rank: int, different: int) -> None:
+    """Count one more of a rank (Fenwick 1994, "A new data structure for cumulative frequency tables")."""
+    while rank <= different:
+        tree[rank] += 1
+        rank += rank & -rank
+
+
+@inlined
+def _up_to(tree: Ints, rank: int) -> int:
+    """How many were counted of ranks up to this one."""
+    found = 0
+    while rank > 0:
+        found += tree[rank]
+        rank -= rank & -rank
+    return found
+
+
+@compiled
+def _so_far(op: int, x: float, earlier: float, count: int, total: float, low: float, high: float) -> float:
     if op == LAG:
         return earlier
     if math.isnan(x):
@@ -511,12 +559,4 @@ def _so_far(
         return total
     if op == CUM_MEAN:
         return total / count
-    if op == CUM_MIN:
-        return low
-    if op == CUM_MAX:
-        return high
-    less = equal = 0
-    for k in range(count):
-        less += ordered[k] < x
-        equal += ordered[k] == x
-    return (less + (equal + 1) / 2) / count
+    return low if op == CUM_MIN else high

@@ -113,6 +113,8 @@ class ListedKeys:
     def codes(self, values: "pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]") -> Ints:
         """See `Keys.codes`."""
         if isinstance(values, pa.Array | pa.ChunkedArray):
+            if pa.types.is_timestamp(values.type):
+                values = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
             values = values.to_pylist()
         elif isinstance(values, np.ndarray):
             values = values.tolist()

@@ -153,7 +153,8 @@ def _within(step: "Step", place: "Place", rows: Ints, cutoffs: Ints, out: Floats
     else:
         values = np.zeros(len(index.order))
     steps = int(dict(step.feature.parameters).get("periods", 1))
-    perm = np.argsort(at, kind="stable")
+    # Those of one parent together; where rows may be unknown, those of one cutoff, which can share a walk, too.
+    perm = np.lexsort((at, np.where(odd, cutoffs, 0), begin)) if odd.any() else np.argsort(at, kind="stable")
     op = getattr(kernels, step.primitive.name)
     kernels.running(
         op, steps, perm, begin, at, cutoffs, odd, index.known_from, index.known_to, index.times, values, out

@@ -73,11 +73,12 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
     table = schema.table(entity)
     if len(table.key) != 1:
         raise ConfigError(f"table {entity!r} needs a key of one column to have features", where={"table": entity})
+    _check_conditions(schema, options)
     builder = _Builder(schema, options)
     unique, counted = _first(builder.all(entity, context), options)
     builder.check_excluded(entity, context)
     parsed = [parse_feature(name, schema, entity, options.own) for name in options.include if _is_formula(name, unique)]
-    written = {feature.name: feature for feature in parsed}
+    written = {feature.name: feature for feature in parsed if not builder.hides(feature)}
     forced = [f for f in unique.values() if any(_matches(f.name, pattern) for pattern in options.include)]
     ordered = {f.name: f for f in (*written.values(), *forced, *unique.values())}
     kept = set(list(ordered)[: max(options.limit, len(written) + len(forced))])
@@ -87,6 +88,17 @@ def synthesise(schema: Schema, entity: str, context: Sequence[Column], options: 
     used = Schema({name: t for name, t in schema.tables.items() if name in _tables(features, entity)}, schema.timezone)
     feature_set = FeatureSet(entity, features, _pruned(used), tuple(context), options.include_cutoff)
     return Synthesis(feature_set, len(ordered) - len(kept), counted)
+
+
+def _check_conditions(schema: Schema, options: Options) -> None:
+    for table, column in options.conditions:
+        held = schema.tables[table].columns if table in schema.tables else ()
+        if any(one.name == column and one.personal for one in held):
+            raise ConfigError(
+                f"a condition would show the personal column {column!r}",
+                where={"key": f"features.conditions.{table}.{column}", "table": table, "column": column},
+                hint="Personal columns are never features, nor conditions.",
+            )
 
 
 def _first(features: Iterable[Feature], options: Options) -> tuple[dict[str, Feature], bool]:
@@ -158,7 +170,11 @@ class _Builder:
         try:
             self.schema.table(table)
             for formula in self.options.seeds[table]:
-                yield parse_feature(formula, self.schema, table, self.options.own)
+                seed = parse_feature(formula, self.schema, table, self.options.own)
+                # What is excluded is in no input either; those of a seed were not asked before.
+                kept = [self.kept(part) for part in seed.walk()]
+                if all(kept):
+                    yield seed
         except HoldfastError as error:
             where = {**error.where, "key": f"features.seeds.{table}"}
             raise ConfigError(error.message, where=where, hint=error.hint) from error
@@ -176,6 +192,10 @@ class _Builder:
         met = {p for p in self.options.exclude if p == used or any(_matches(name, p) for name in names)}
         self.met |= met
         return not met and not names & set(self.options.hidden)
+
+    def hides(self, feature: Feature) -> bool:
+        """Whether the feature, or what it is made of, reads what the labels are made of."""
+        return any(set(_names(part)) & set(self.options.hidden) for part in feature.walk())
 
     def check_excluded(self, entity: str, context: Sequence[Column]) -> None:
         """ConfigError for an exclusion that no column, table or feature has: it would protect from nothing."""
@@ -235,6 +255,8 @@ class _Builder:
         """Features of the question itself: its context columns and calendar features of the cutoff."""
         for column in context:
             feature = Feature(Kind.CONTEXT, "", column.dtype, column=column.name)
+            if column.personal:
+                continue
             if column.dtype is DType.TIME:
                 yield from self.of_column(feature)
             elif column.dtype is not DType.TEXT:

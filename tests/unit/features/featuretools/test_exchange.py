@@ -45,7 +45,9 @@ def test_every_set_follows_the_json_schema() -> None:
     check = jsonschema.Draft202012Validator(RULES)
     found = whole()
     aliased = replace(found, features=tuple(replace(f, alias=f"f{i}") for i, f in enumerate(found.features)))
-    for one in (found, aliased):
+    derived = {name: replace(table, source="orders") for name, table in found.schema.tables.items()}
+    others = replace(found, frozen_at=0), replace(found, schema=replace(found.schema, tables=derived))
+    for one in (found, aliased, *others):
         assert [error.message for error in check.iter_errors(json.loads(one.to_json()))] == []
 
 
@@ -86,6 +88,12 @@ def test_one_aspect_is_one_change(old: str, new: str, said: str) -> None:
         before, after = written("age", old), written("age", new)
     (change,) = diff_sets(before, after)
     assert (change.kind, change.words) == ("changed", f"{old} became {new}: {said}")
+
+
+def test_another_end_of_history_is_told() -> None:
+    one, frozen = whole(), replace(whole(), frozen_at=86_400_000_000)
+    assert words(one, frozen) == ["history is frozen at: never → 1970-01-02T00:00:00Z"]
+    assert words(frozen, one) == ["history is frozen at: 1970-01-02T00:00:00Z → never"]
 
 
 def test_added_removed_renamed_and_reordered() -> None:
