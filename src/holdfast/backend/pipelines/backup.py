@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from holdfast import __version__
+from holdfast.backend.datasets.tables import standing
 from holdfast.backend.layout import PROJECT_FILE, Layout
 from holdfast.backend.pipelines.vault import Stored, Vault, all_at_once, scratch_folder
 from holdfast.backend.ports import Blobs, Clock
@@ -182,14 +183,14 @@ def needed_blobs(connection: sa.Connection) -> dict[str, str]:
     """Digests of blobs that records cannot do without, and what each is. (A matrix can be computed again.)"""
     versions, parts, models = (metadata.tables[name] for name in ("datasets", "dataset_parts", "model_versions"))
     found = {}
-    joined = sa.select(parts.c.digest, parts.c.table, versions.c.version).join(
-        versions, versions.c.id == parts.c.dataset
-    )
-    for digest, table, version in connection.execute(joined):
-        found[digest] = f"a part of table {table} of data {version}"
-    for digest, version in connection.execute(sa.select(versions.c.quarantine, versions.c.version)):
-        if digest:
-            found[digest] = f"the quarantine of data {version}"
+    rows = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    listed, known = standing(rows.values())  # of versions that were collected only the records are left
+    for digest, table, version in connection.execute(sa.select(parts.c.digest, parts.c.table, parts.c.dataset)):
+        if version in listed:
+            found[digest] = f"a part of table {table} of data {rows[version]['version']}"
+    for one in known:
+        if rows[one]["quarantine"]:
+            found[rows[one]["quarantine"]] = f"the quarantine of data {rows[one]['version']}"
     for row in connection.execute(sa.select(models.c.model, models.c.version, models.c.serving, models.c.files)):
         for role, digest in {"serving": row.serving, **row.files}.items():
             found[digest] = f"the {role} file of model {row.model} {row.version}"

@@ -18,14 +18,16 @@ from holdfast.backend.store.files import sha256_of
 from holdfast.core.timeline import isoformat
 from holdfast.errors import ConflictError, IntegrityError, NotFoundError
 
-__all__ = ["KINDS", "Lines", "Record", "State", "blobs_of", "ids_of", "newest_state", "nothing_there", "record_of",
-           "relation", "write_state"]  # fmt: skip
+__all__ = ["COLLECTED", "KINDS", "Lines", "Record", "State", "blobs_of", "ids_of", "newest_state", "nothing_there",
+           "record_of", "relation", "write_state"]  # fmt: skip
 
 KINDS = {
     "dataset": "datasets", "feature_set": "feature_sets", "matrix": "matrices", "run": "runs",
     "model": "model_versions",
 }  # fmt: skip
 """Kinds of records that move, and their tables. (What is deployed is a matter of each place.)"""
+COLLECTED = "collected"
+"""Stands in `State.states` for a version that was collected wherever it was pushed from: only its record is there."""
 _FORMAT = "holdfast-remote/1"
 _FOLDER = "states"
 Record = dict[str, Any]
@@ -34,8 +36,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """A state of a remote. `records` is kind → id → blob, `states` the training state of each dataset version,
-    `files` name → blob of the project file (without what says where a project lives) and the plugins.
+    """A state of a remote. `records` is kind → id → blob, `states` the training state of each dataset version
+    (or COLLECTED), `files` name → blob of the project file (without what says where a project lives) and the plugins.
     """  # fmt: skip
 
     number: int = 0
@@ -102,7 +104,8 @@ def record_of(connection: sa.Connection, kind: str, identity: str) -> bytes:
     row = connection.execute(sa.select(table).where(table.c.id == identity)).one()
     record: Record = {"row": dict(row._mapping)}
     if kind == "dataset":
-        record["row"].pop("state")
+        for name in ("state", "collected_at"):  # they change: `State.states` tells them
+            record["row"].pop(name)
         record["children"] = {
             child.name: [
                 dict(one._mapping)
