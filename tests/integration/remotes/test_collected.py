@@ -110,6 +110,19 @@ def test_a_remote_learns_of_a_version_that_is_whole_elsewhere(one, tmp_path):
         assert three.check(deep=True) == []
 
 
+def test_who_was_erased_does_not_come_back_with_a_pull(one, tmp_path):
+    one.push()
+    clone(tmp_path / "远", tmp_path / "two")
+    assert one.erase("persons", "B", "请求").rows == {"persons": 1}
+    with holdfast.open(tmp_path / "two") as two:
+        two.compact()
+        two.push()
+    assert any("erased again" in note for note in one.pull().notes)
+    for version in one.data.list():
+        assert set(names(one, version.version)) == {"A", "C"}
+    assert one.check(deep=True) == []
+
+
 def test_a_pulled_version_with_a_higher_number_than_its_child_is_still_its_parent(one, tmp_path):
     one.push()
     clone(tmp_path / "远", tmp_path / "two")
