@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
-from holdfast.errors import ConflictError
+from holdfast.errors import ConflictError, InputError
 from holdfast.frontend.backups import clone, restore, verify_backup
 from holdfast.frontend.client import Project
 
@@ -121,6 +121,28 @@ def test_who_was_erased_does_not_come_back_with_a_pull(one, tmp_path):
     for version in one.data.list():
         assert set(names(one, version.version)) == {"A", "C"}
     assert one.check(deep=True) == []
+
+
+def test_a_clone_of_a_remote_without_main_has_current_data(one, tmp_path):
+    one.branch("开发")
+    one.data.checkout("开发", "test")
+    one.data.refs.drop("main")
+    one.push()
+    notes = clone(tmp_path / "远", tmp_path / "two").notes
+    assert any("current branch is 开发" in note for note in notes)
+    with holdfast.open(tmp_path / "two") as two:
+        assert two.data.refs.current == "开发"
+        assert names(two) == names(one)
+
+
+def test_a_tag_or_branch_names_a_moment_and_a_checkpoint_no_version(one):
+    one.tag("开始", "v1.0")
+    assert one.at("开始")["data"]["version"] == one.at("v1.0")["data"]["version"] == "v1.0"
+    assert one.at("main")["data"]["version"] == "v1.1"
+    assert one.go_back("开始").to == "data v1.0"
+    for wrong in ("v1.0", "a\nb", " x", ""):
+        with pytest.raises(InputError):
+            one.checkpoint(wrong)
 
 
 def test_a_pulled_version_with_a_higher_number_than_its_child_is_still_its_parent(one, tmp_path):

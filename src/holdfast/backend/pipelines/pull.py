@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.raw import delivery_parts
-from holdfast.backend.datasets.refs import current_branch
+from holdfast.backend.datasets.refs import CURRENT, current_branch
 from holdfast.backend.datasets.tables import standing
 from holdfast.backend.pipelines.push import (
     MOVED,
@@ -240,6 +240,8 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
     pointers, lines = Pointers(connection), Lines(connection)
     at, why = rooms.clock.now(), f"pull from {result.remote}"
     bases, seen = read_bases(connection, result.remote), dict(result.there.pointers)
+    if pointers.get(POINTER) is None:
+        _choose_branch(pointers, current_branch(connection), result, at)
     current = f"branch:{current_branch(connection)}"
     for name, target in result.there.pointers.items():
         own = POINTER if name == current else name
@@ -259,6 +261,14 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
         elif stands == "apart":
             result.notes.append(f"{name} is {target} there and stays {here} here; the next push makes it that there")
     write_bases(connection, rooms, result.remote, seen)
+
+
+def _choose_branch(pointers: Pointers, current: str, result: _Result, at: int) -> None:
+    """Where there is no data yet, go to a branch that the remote has: else nothing of what came would be current."""
+    there = [name.removeprefix("branch:") for name in result.there.pointers if name.startswith("branch:")]
+    if there and current not in there:
+        pointers.move(CURRENT, min(there), at=at, why=f"pull from {result.remote}")
+        result.notes.append(f"the current branch is {min(there)}: there is no {current} there")
 
 
 def _insert_datasets(connection: sa.Connection, records: list[Record], result: _Result) -> None:
