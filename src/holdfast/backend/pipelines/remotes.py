@@ -6,6 +6,7 @@ whole, and a push that was killed has changed nothing.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -30,6 +31,7 @@ COLLECTED = "collected"
 """Stands in `State.states` for a version that was collected wherever it was pushed from: only its record is there."""
 _FORMAT = "holdfast-remote/1"
 _FOLDER = "states"
+_NAME = re.compile(rf"{_FOLDER}/\d+\.json")
 Record = dict[str, Any]
 """`row`, and for a dataset version `children`: rows of each table that refers to it."""
 
@@ -53,7 +55,7 @@ class State:
 
 def newest_state(vault: Vault) -> State:
     """The newest state of a remote; number 0 when nothing was pushed yet. IntegrityError when it is damaged."""
-    names = list(vault.place.names(_FOLDER))
+    names = [name for name in vault.place.names(_FOLDER) if _NAME.fullmatch(name)]
     if not names:
         return State()
     name = max(names)
