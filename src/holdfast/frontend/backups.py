@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,21 @@ class BackupVerbs:
     def pull(self, remote: str = "origin") -> "Synced":
         """Bring the project what a remote has; pointers that are behind it go forward.
 
-        ConflictError when the data there has gone another way: it was brought as a branch, to be merged.
+        ConflictError when the data there has gone another way: it was brought as a branch, to be merged. Who was erased
+        here and comes back with a version from there is erased again.
         """
         from holdfast.backend.pipelines.pull import pull
 
         with self._verb("remote", f"pull {remote}"):
-            return pull(self._services.remote_rooms, *self._remote(remote))
+            before = {version.id for version in self._services.datasets.list()}
+            again = 0
+            try:
+                done = pull(self._services.remote_rooms, *self._remote(remote))
+            finally:
+                if {version.id for version in self._services.datasets.list()} - before:
+                    again = _erased_since(self._services)
+        note = f"{again} persons who were erased here were in it, and are erased again"
+        return replace(done, notes=(*done.notes, note)) if again else done
 
     def import_dvc(
         self, paths: Sequence[str | Path], *, period: str, note: str = "", progress: Progress | None = None
@@ -172,6 +182,18 @@ def _erased_again(vault: "Vault", services: Services) -> None:
         services.layout.erasure_key.chmod(0o600)
         with file_reader() as read:
             apply_erasures(services, RawAccess(read, empty_rows), erased)
+
+
+def _erased_since(services: Services) -> int:
+    """Erase once more whom the project had erased: a copy elsewhere may have held them still. Returns how many."""
+    from holdfast.backend.pipelines.belongings import RawAccess
+    from holdfast.backend.pipelines.erase import apply_erasures, erasures
+
+    erased = erasures(services)
+    if not erased:
+        return 0
+    with file_reader() as read:
+        return len(apply_erasures(services, RawAccess(read, empty_rows), erased))
 
 
 def clone(place: str | Path, into: str | Path) -> "Synced":

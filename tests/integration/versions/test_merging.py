@@ -1,6 +1,7 @@
 """Merges that the random histories do not reach: schemas that grew, decisions by file, names, and what is refused."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -217,3 +218,43 @@ def test_a_tag_that_is_merged_moves_forward_or_does_nothing(world: World) -> Non
     moved = merge(world.datasets, "试")
     assert (moved.created, moved.version.id, world.datasets.get().id) == (False, newest, newest)
     assert not merge(world.datasets, "试").created
+
+
+def test_a_side_that_took_a_change_back_shows_what_it_was_before(world: World) -> None:
+    parted(world)
+    changed = world.change("户", [{"号": 1, "值": "neu"}], "upsert").version
+    world.datasets.refs.branch("二")
+    revert(world.datasets, changed.version)
+    on(world, "二", {1: "neuer"})
+    world.datasets.checkout("main", "test")
+    [conflict] = list_conflicts(world.datasets, "二")
+    assert conflict.ours == {"号": 1, "值": "alt"}
+    assert conflict.theirs == {"号": 1, "值": "neuer"}
+
+
+def test_what_a_merge_brought_is_taken_out_with_the_merge(world: World) -> None:
+    parted(world)
+    on(world, "试", {1: "neu"})
+    theirs = world.datasets.get().version
+    on(world, "main", {2: "neu"})
+    made = merge(world.datasets, "试").version
+    with pytest.raises(ConflictError, match=f"by the merge {made.version}"):
+        revert(world.datasets, theirs)
+    revert(world.datasets, made.version)
+    assert values(world) == {1: "alt", 2: "neu", 3: "alt"}
+
+
+def test_rows_without_a_key_that_come_and_go_in_one_merge_are_both_counted(world: World) -> None:
+    def note(hour: int) -> str:
+        return world.change("记", [{"时": datetime(2024, 1, 1, hour, tzinfo=UTC), "事": "x"}], "append").version.version
+
+    first = note(1)
+    world.datasets.refs.branch("试")
+    note(2)
+    world.datasets.checkout("试", "test")
+    revert(world.datasets, first)
+    note(3)
+    world.datasets.checkout("main", "test")
+    done = merge(world.datasets, "试")
+    assert (done.changes["记"]["added"], done.changes["记"]["removed"]) == (1, 1)
+    assert done.version.rows["记"] == len(world.rows("记")) == 2

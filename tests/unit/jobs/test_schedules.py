@@ -88,3 +88,25 @@ def test_hours_that_come_twice_or_never() -> None:
 def test_a_line_that_is_none_is_refused(line: str) -> None:
     with pytest.raises(ConfigError, match="no cron line"):
         next_time(line, 0, "UTC")
+
+
+def test_a_clock_that_was_decades_behind_is_made_up_for_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def counting(*arguments: object) -> int:
+        nonlocal asked
+        asked += 1
+        return next_time(*arguments)  # type: ignore[arg-type]
+
+    minutely = {"每分": Schedule("* * * * *", "backup", {})}
+    Schedules(Queue(store, FakeClock("1970-01-01T00:00:30")), minutely, "UTC").tick()
+    monkeypatch.setattr("holdfast.backend.jobs.schedules.next_time", counting)
+    sent = Schedules(Queue(store, FakeClock("2024-06-01T00:00:30")), minutely, "UTC").tick()
+    assert [job.key for job in sent] == [f"schedule:每分:{parse_instant('2024-06-01T00:00:00')}"]
+    assert asked < 100
+
+
+def test_six_fields_are_refused() -> None:
+    """The first of six would be seconds: a job each second, where each minute was meant."""
+    with pytest.raises(ConfigError, match="number of fields"):
+        next_time("* * * * * *", 0, "UTC")

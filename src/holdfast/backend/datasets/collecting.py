@@ -201,10 +201,11 @@ class _World:
         for line in lines.values():
             stay |= set(line[:keep])
         # A merge of two branches needs the version that they parted at.
+        places = {row.id: place for place, row in enumerate(rows_of.in_order(self._rows.values()))}
         for one in self._tips.values():
             for other in self._tips.values():
                 common = self._ancestors([one]) & self._ancestors([other])
-                stay |= {max(common, key=self._number)} if common else set()
+                stay |= {max(common, key=places.__getitem__)} if common else set()
         why = f"not among the newest {keep} of a branch, and nothing refers to it"
         rows = [row for one, row in self._rows.items() if row.collected_at is None and one not in stay]
         return [GoneVersion(row.version, row.id, why) for row in sorted(rows, key=lambda row: self._number(row.id))]

@@ -89,12 +89,21 @@ class _TableMerge:
         """The key of a conflict."""
         return self._row(place, self.table.key) or {}
 
-    def conflict(self, place: int) -> Conflict:
-        """One conflict, with the values of both sides."""
-        here, there = int(self.rows.conflicts.ours[place]), int(self.rows.conflicts.theirs[place])
-        sides = self._state(self.ours, here), self._state(self.theirs, there)
+    def conflict(self, place: int, before: Mapping[str, dict[str, Any]]) -> Conflict:
+        """One conflict, with the values of both sides.
+
+        A side that took all of its states back is as it was `before`: rows of the shared parts, by their keys as JSON.
+        """
+        earlier = before.get(_key_json(self.key(place)))
+        sides = [
+            earlier if at < 0 else self._state(side, at)
+            for side, at in (
+                (self.ours, int(self.rows.conflicts.ours[place])),
+                (self.theirs, int(self.rows.conflicts.theirs[place])),
+            )
+        ]
         personal = tuple(column.name for column in self.table.columns if column.personal)
-        return Conflict(self.table.name, self.key(place), *sides, personal)
+        return Conflict(self.table.name, self.key(place), sides[0], sides[1], personal)
 
     def _row(self, place: int, columns: Sequence[str]) -> dict[str, Any] | None:
         here, there = int(self.rows.conflicts.ours[place]), int(self.rows.conflicts.theirs[place])
@@ -148,11 +157,20 @@ def list_conflicts(datasets: Datasets, theirs: str) -> list[Conflict]:
     work = _Work(datasets, theirs, None)
     if work.base.id in (work.ours.id, work.theirs.id):
         return []
-    return [one for table in work.tables() for one in _conflicts(table)]
+    return [one for table in work.tables() for one in _conflicts(datasets, table)]
 
 
-def _conflicts(merged: _TableMerge) -> Iterator[Conflict]:
-    return (merged.conflict(place) for place in range(len(merged.rows.conflicts)))
+def _conflicts(datasets: Datasets, merged: _TableMerge) -> Iterator[Conflict]:
+    conflicts, table = merged.rows.conflicts, merged.table
+    back = np.flatnonzero((conflicts.ours < 0) | (conflicts.theirs < 0)).tolist()
+    before = {}
+    if back:
+        fields = [(name, table.column(name).dtype.arrow) for name in table.key]
+        keys = pa.Table.from_pylist([merged.key(place) for place in back], pa.schema(fields))
+        stored = datasets.parts.last(table, merged.shared, keys=keys)
+        rows = stored.rows.filter(pa.array(~stored.removed)).to_pylist()
+        before = {_key_json({name: row[name] for name in table.key}): row for row in rows}
+    return (merged.conflict(place, before) for place in range(len(conflicts)))
 
 
 def conflicts_csv(conflicts: Sequence[Conflict]) -> str:
@@ -395,7 +413,10 @@ class _Work:
         touched = pa.concat_tables(
             [merged.theirs.take(pa.array(resolved.take)), merged.ours.take(pa.array(resolved.drop))]
         )
-        return after, not len(resolved.drop), self._counts(table, before, after, touched)
+        if table.key:
+            return after, not len(resolved.drop), self._counts(table, before, after, touched)
+        counts = {"added": len(resolved.take), "removed": len(resolved.drop), "changed": 0}
+        return after, not len(resolved.drop), counts
 
     def _decided(self, merged: _TableMerge, taken: npt.NDArray[np.bool_]) -> pa.Table:
         """Theirs' states; those that were decided on are known from the later of both sides."""
@@ -425,9 +446,6 @@ class _Work:
         return [self._datasets.parts.write(table, states, supersedes=supersedes, period_end=end)]
 
     def _counts(self, table: Table, before: list[Part], after: list[Part], touched: pa.Table) -> dict[str, int]:
-        if not table.key:
-            added = sum(part.rows for part in after) - sum(part.rows for part in before)
-            return {"added": max(added, 0), "removed": max(-added, 0), "changed": 0}
         if not len(touched):
             return {"added": 0, "removed": 0, "changed": 0}
         keys = touched.select(table.key)

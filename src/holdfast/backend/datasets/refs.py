@@ -15,19 +15,21 @@ from holdfast.backend.ports import Clock
 from holdfast.backend.store import Pointers, Store
 from holdfast.errors import ConflictError, InputError, NotFoundError, nearest
 
-__all__ = ["MAIN", "POINTER", "Refs", "current_branch", "named", "tips"]
+__all__ = ["CURRENT", "MAIN", "POINTER", "VERSION", "Refs", "current_branch", "named", "tips"]
 
 POINTER = "dataset"
 """The pointer that names the current version."""
 MAIN = "main"
-_CURRENT = "dataset.branch"
+CURRENT = "dataset.branch"
+"""The pointer that holds the name of the current branch."""
 _BRANCH, _TAG = "branch:", "tag:"
-_VERSION = re.compile(r"v\d+\.\d+|data_[0-9a-f]+")
+VERSION = re.compile(r"v\d+\.\d+|data_[0-9a-f]+")
+"""A version's number or id: nothing else is named so."""
 
 
 def current_branch(connection: sa.Connection) -> str:
     """The name of the branch that changes go to."""
-    return Pointers(connection).get(_CURRENT) or MAIN
+    return Pointers(connection).get(CURRENT) or MAIN
 
 
 def tips(connection: sa.Connection) -> dict[str, str]:
@@ -40,7 +42,7 @@ def tips(connection: sa.Connection) -> dict[str, str]:
 
 def named(connection: sa.Connection, name: str) -> str | None:
     """The id of the version that a branch or tag names, or None."""
-    if _VERSION.fullmatch(name):
+    if VERSION.fullmatch(name):
         return None  # no branch or tag is named so
     return tips(connection).get(name) or Pointers(connection).get(_TAG + name)
 
@@ -103,7 +105,7 @@ class Refs:
         now, moment = pointers.get(POINTER), self._clock.now()
         if now:
             pointers.move(_BRANCH + here, now, at=moment, why=f"left for {name}")
-        pointers.move(_CURRENT, name, at=moment, why=why)
+        pointers.move(CURRENT, name, at=moment, why=why)
         pointers.move(POINTER, target, at=moment, why=why)
         return target
 
@@ -122,7 +124,7 @@ class Refs:
 
 
 def _check(name: str, what: str) -> None:
-    bad = not name or name.startswith("-") or _VERSION.fullmatch(name)
+    bad = not name or name.startswith("-") or VERSION.fullmatch(name)
     if bad or any(unicodedata.category(sign)[0] in "ZC" for sign in name):
         raise InputError(
             f"{name!r} cannot be the name of a {what}",

@@ -99,10 +99,24 @@ def _check(datasets: Datasets, base: DatasetVersion, wanted: DatasetVersion, gon
             hint="Go back with: holdfast data checkout VERSION, or deliver the files again.",
         )
     if not gone <= listed:
+        merged = next((one for one, _ in datasets.steps(base.id) if _brought(datasets, one, wanted)), None)
+        if merged is not None:
+            raise ConflictError(
+                f"{wanted.version} came into {base.version} by the merge {merged.version}",
+                where={"version": wanted.version},
+                hint=f"Take the merge out as a whole: holdfast data revert {merged.version}",
+            )
         raise ConflictError(
             f"the parts of {wanted.version} are not in {base.version} any more", where={"version": wanted.version},
             hint="It was reverted before, or compacted and what it was made from was collected.",
         )  # fmt: skip
+
+
+def _brought(datasets: Datasets, merge: DatasetVersion, wanted: DatasetVersion) -> bool:
+    """Whether a merge brought a version, from the side that was merged."""
+    return any(
+        wanted.id in {one.id for one in datasets.ancestors(parent)} for parent in merge.parents[1:]
+    ) and wanted.id not in {one.id for one in datasets.ancestors(merge.parents[0])}
 
 
 def _check_later(

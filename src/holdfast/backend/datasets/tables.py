@@ -1,9 +1,10 @@
 """The room's tables and their rows as records."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +13,8 @@ from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
 __all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain",
-"datasets", "every_part", "files_of",
-           "parts_by_step", "parts_of", "swap_parts", "take_files", "to_version"]  # fmt: skip
+"datasets", "every_part", "files_of", "in_order",
+           "parts_by_step", "parts_of", "standing", "swap_parts", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"
 """`manifest` of a version whose parts and files come after those of its `base`."""
@@ -181,7 +182,7 @@ def chain(connection: sa.Connection, version: str, *, until: Collection[str] = (
 
 
 def ancestors(connection: sa.Connection, version: str) -> list[Any]:
-    """Rows of `datasets` of a version and all that it came from by any parent, oldest first."""
+    """Rows of `datasets` of a version and all that it came from by any parent, oldest first (`in_order`)."""
     rows = {row.id: row for row in connection.execute(sa.select(datasets))}
     found: set[str] = set()
     waiting = [version]
@@ -190,7 +191,56 @@ def ancestors(connection: sa.Connection, version: str) -> list[Any]:
         if one in rows and one not in found:
             found.add(one)
             waiting += json.loads(rows[one].parents)
-    return sorted((rows[one] for one in found), key=lambda row: (row.major, row.minor))
+    return [row for row in in_order(rows.values()) if row.id in found]
+
+
+def in_order(rows: Iterable[Any]) -> list[Any]:
+    """Rows of `datasets`, each after all that it came from, else by number.
+
+    Numbers alone do not say who came from whom: a version that was pulled gets another one where its own was taken,
+    and that may be higher than those of its children.
+    """
+    left = {row.id: row for row in rows}
+    children: dict[str, list[str]] = {}
+    waits: dict[str, int] = {}
+    for row in left.values():
+        parents = {one for one in json.loads(row.parents) if one in left}
+        waits[row.id] = len(parents)
+        for parent in parents:
+            children.setdefault(parent, []).append(row.id)
+    ready = [(row.major, row.minor, row.id) for row in left.values() if not waits[row.id]]
+    heapify(ready)
+    ordered = []
+    while ready:
+        one = heappop(ready)[2]
+        ordered.append(left[one])
+        for child in children.get(one, ()):
+            waits[child] -= 1
+            if not waits[child]:
+                heappush(ready, (left[child].major, left[child].minor, child))
+    return ordered
+
+
+def standing(rows: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    """Versions whose parts make up one that was not collected, and versions that such a one descends from.
+
+    Only the parts of the former, and the quarantine of the latter, must be there. `rows` are rows of `datasets`.
+    """
+    found = {row["id"]: row for row in rows}
+    listed: set[str] = set()
+    known: set[str] = set()
+    for start in (one for one, row in found.items() if row.get("collected_at") is None):
+        step: str | None = start
+        while step is not None and step in found and step not in listed:
+            listed.add(step)
+            step = found[step]["base"] if found[step].get("manifest", ADDS) == ADDS else None
+        waiting = [start]
+        while waiting:
+            one = waiting.pop()
+            if one in found and one not in known:
+                known.add(one)
+                waiting += json.loads(found[one]["parents"])
+    return listed, known
 
 
 def add_parts(connection: sa.Connection, version: str, parts: Sequence[Part]) -> None:

@@ -16,6 +16,9 @@ from holdfast.errors import ConfigError
 __all__ = ["Schedule", "Schedules", "next_time"]
 
 _SECOND = 1_000_000
+_HOUR = 3600 * _SECOND
+_LOOKED_BACK = (_HOUR, 24 * _HOUR, 32 * 24 * _HOUR, 366 * 24 * _HOUR)
+_FIELDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ def next_time(cron: str, after: int, timezone: str) -> int:
 
     start = datetime.fromtimestamp(after // _SECOND, UTC).astimezone(ZoneInfo(timezone))
     try:
+        if len(cron.split()) != _FIELDS:  # with six, the first would be seconds
+            raise CronSimError("Wrong number of fields")
         # In the hour that comes twice it also names what has passed.
         moment = next(moment for moment in CronSim(cron, start) if moment.timestamp() * _SECOND > after)
     except (CronSimError, StopIteration) as error:
@@ -99,7 +104,16 @@ class Schedules:
         )
 
     def _newest(self, cron: str, first: int, now: int) -> int:
+        """The newest time from `first`, which is due, until `now`."""
         due = first
+        # A clock that was years behind has passed millions of minutes: only the last of them are gone through.
+        for span in _LOOKED_BACK:
+            if now - span <= first:
+                break
+            near = next_time(cron, now - span, self._timezone)
+            if near <= now:
+                due = near
+                break
         while (after := next_time(cron, due, self._timezone)) <= now:
             due = after
         return due

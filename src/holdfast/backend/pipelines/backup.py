@@ -7,6 +7,7 @@ it, so that the deployments it names are in it; blobs after it, for what a snaps
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from holdfast import __version__
+from holdfast.backend.datasets.tables import standing
 from holdfast.backend.layout import PROJECT_FILE, Layout
 from holdfast.backend.pipelines.vault import Stored, Vault, all_at_once, scratch_folder
 from holdfast.backend.ports import Blobs, Clock
@@ -37,6 +39,7 @@ LOGS = (".holdfast/predictions.db", ".holdfast/online.db")
 """Databases beside the records: every prediction, and the vectors online where they are embedded."""
 _FORMAT = "holdfast-backup/1"
 _FOLDER = "backups"
+_NAME = re.compile(rf"{_FOLDER}/backup_[0-9a-f]+\.json")
 _ERASURES = "erasures.json"
 Progress = Callable[[int, int, str], None]
 
@@ -125,13 +128,20 @@ def _noted(rooms: BackupRooms, vault: Vault, made: Backup) -> None:
 def keep_erasures(rooms: BackupRooms, vault: Vault) -> None:
     """Keep beside the backups who was erased (as keyed hashes, and their key): older ones still hold these persons.
 
-    A restore erases them again.
+    A restore erases them again. What is listed there already stays listed: a project that was restored from an older
+    backup does not know of everybody who was erased since.
     """
     with rooms.store.read() as connection:
-        erased = [asdict(one) for one in Erasures(connection).list()]
-    if erased:
-        secret = project_secret(rooms.layout.erasure_key).hex()
-        vault.place.put(_ERASURES, _json({"secret": secret, "erasures": erased}))
+        erased = Erasures(connection).list()
+    if not erased:
+        return
+    secret, listed = project_secret(rooms.layout.erasure_key), {(one.table, one.person): one for one in erased}
+    with suppress(IntegrityError):  # one that cannot be read is written anew
+        before = kept_erasures(vault)
+        if before[0] == secret:
+            listed = {(one.table, one.person): one for one in before[1]} | listed
+    ordered = sorted(listed.values(), key=lambda one: (one.made_at, one.id))
+    vault.place.put(_ERASURES, _json({"secret": secret.hex(), "erasures": [asdict(one) for one in ordered]}))
 
 
 def kept_erasures(vault: Vault) -> tuple[bytes, list[Erasure]]:
@@ -152,6 +162,8 @@ def list_backups(vault: Vault) -> list[Backup]:
     """All backups of a place, oldest first; one whose manifest cannot be used says so in `fault`."""
     found = []
     for name in vault.place.names(_FOLDER):
+        if not _NAME.fullmatch(name):
+            continue  # somebody else's: a note, or what a file manager leaves
         identity = name.removeprefix(f"{_FOLDER}/").removesuffix(".json")
         try:
             found.append(_read(vault.place.get(name)))
@@ -182,14 +194,14 @@ def needed_blobs(connection: sa.Connection) -> dict[str, str]:
     """Digests of blobs that records cannot do without, and what each is. (A matrix can be computed again.)"""
     versions, parts, models = (metadata.tables[name] for name in ("datasets", "dataset_parts", "model_versions"))
     found = {}
-    joined = sa.select(parts.c.digest, parts.c.table, versions.c.version).join(
-        versions, versions.c.id == parts.c.dataset
-    )
-    for digest, table, version in connection.execute(joined):
-        found[digest] = f"a part of table {table} of data {version}"
-    for digest, version in connection.execute(sa.select(versions.c.quarantine, versions.c.version)):
-        if digest:
-            found[digest] = f"the quarantine of data {version}"
+    rows = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    listed, known = standing(rows.values())  # of versions that were collected only the records are left
+    for digest, table, version in connection.execute(sa.select(parts.c.digest, parts.c.table, parts.c.dataset)):
+        if version in listed:
+            found[digest] = f"a part of table {table} of data {rows[version]['version']}"
+    for one in known:
+        if rows[one]["quarantine"]:
+            found[rows[one]["quarantine"]] = f"the quarantine of data {rows[one]['version']}"
     for row in connection.execute(sa.select(models.c.model, models.c.version, models.c.serving, models.c.files)):
         for role, digest in {"serving": row.serving, **row.files}.items():
             found[digest] = f"the {role} file of model {row.model} {row.version}"

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from holdfast.backend.datasets.refs import VERSION
 from holdfast.backend.ports import Clock
 from holdfast.backend.records import new_id
 from holdfast.backend.store import Pointers, Store
@@ -24,8 +25,10 @@ __all__ = ["checkpointed", "create", "list_checkpoints", "remove"]
 def create(store: Store, clock: Clock, name: str | None = None, why: str = "") -> Checkpoint:
     """Record where all pointers point now, by default under the present time. ConflictError when the name is taken."""
     now = clock.now()
-    if name is not None and (not name.strip() or name != name.strip()):
-        raise InputError(f"{name!r} cannot be the name of a checkpoint", hint="Choose a word or more.")
+    # A version's number must go on naming the version wherever a moment is asked for.
+    if name is not None and (not name.isprintable() or name != name.strip() or not name or VERSION.fullmatch(name)):
+        hint = "Choose a word or more, in one line; not a version's number such as v1.0."
+        raise InputError(f"{name!r} cannot be the name of a checkpoint", hint=hint)
     with store.write("create checkpoint") as connection:
         return Checkpoints(connection).add(new_id("check", now), name or isoformat(now), at=now, why=why)
 

@@ -114,6 +114,11 @@ def _commit(rooms: Rooms, plan: Plan, erasure: Erasure) -> None:
         datasets = metadata.tables["datasets"]
         for version, values in plan.versions.items():
             connection.execute(datasets.update().where(datasets.c.id == version).values(**values))
+        parts = metadata.tables["dataset_parts"]
+        connection.execute(parts.update().where(parts.c.digest.in_(plan.ranges)).values(ranges="{}"))
+        for name, key, values in plan.told_by_jobs:
+            told = metadata.tables[name]
+            connection.execute(told.update().where(*(told.c[one] == key[one] for one in key)).values(**values))
         trained = datasets.c.id.in_(list(plan.versions)) & (datasets.c.state == "trained")
         if plan.models:
             connection.execute(datasets.update().where(trained).values(state="retrain_needed"))

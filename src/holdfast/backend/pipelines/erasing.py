@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ import sqlalchemy as sa
 from holdfast.backend.datasets.parts import ranges_of
 from holdfast.backend.datasets.tables import Part
 from holdfast.backend.pipelines.belongings import Belongings, RawAccess, RawRead
+from holdfast.backend.pipelines.erasing_records import TableRow, said_of
 from holdfast.backend.pipelines.materialise import ENTITY
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.store import metadata
 from holdfast.backend.store.files import sha256_of, sha256_of_file
 from holdfast.core.prepare.convert import to_text
-from holdfast.core.prepare.delivery import MASKED
 from holdfast.core.prepare.persons import key_text
-from holdfast.core.schema import Schema
 from holdfast.errors import FileError, IntegrityError
 
 __all__ = ["FileChange", "Plan", "draw_up", "rows_digest"]
@@ -51,7 +50,8 @@ class Plan:
 
     `parts` maps digests to the parts that replace them, `quarantine` digests to values of `datasets`; `matrices` and
     `online` (materialisations) are mappings with `before` and the new values; `versions` maps dataset ids to values.
-    `made` are blobs that were not there before, `stale` those that nobody refers to afterwards.
+    `ranges` are digests of collected parts whose ranges name the person, `told_by_jobs` (table, key, values) of records
+    of jobs that do. `made` are blobs that were not there before, `stale` those that nobody refers to afterwards.
     """
 
     belongings: Belongings
@@ -62,6 +62,8 @@ class Plan:
     online: list[dict[str, Any]] = field(default_factory=list)
     files: list[FileChange] = field(default_factory=list)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ranges: list[str] = field(default_factory=list)
+    told_by_jobs: list[TableRow] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     emptied: dict[str, int] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class Plan:
     @property
     def anything(self) -> bool:
         """Whether there is anything of the person."""
-        return bool(self.parts or self.files or self.matrices or self.online or self.quarantine)
+        return bool(self.parts or self.files or self.matrices or self.online or self.quarantine or self.ranges)
 
     @property
     def stale(self) -> list[str]:
@@ -121,7 +123,7 @@ def draw_up(rooms: Rooms, raw: RawAccess, found: Belongings, *, drop_raw: bool) 
         _quarantine(rooms, plan)
         _matrices(rooms, plan)
         _materialisations(rooms, plan)
-        _versions(rooms, plan)
+        plan.versions, plan.ranges, plan.told_by_jobs = said_of(rooms, found, plan.parts)
     except BaseException:
         plan.discard(rooms)
         raise
@@ -369,62 +371,7 @@ def _same_but(one: RawRead, after: Any) -> bool:
     return True
 
 
-# -- what versions say -------------------------------------------------------------------------------------------------
-
-
-def _versions(rooms: Rooms, plan: Plan) -> None:
-    """Counts of rows, bytes, and examples and observed values of every version that named the person."""
-    keys = frozenset(key for table in plan.belongings.keys.values() for key in table)
-    columns = {column for column, _ in plan.belongings.shape.keys.values()}
-    columns |= {column for links in plan.belongings.shape.links.values() for column, _ in links}
-    for row in _rows(rooms, "datasets"):
-        values: dict[str, Any] = {}
-        if row.get("collected_at") is None:
-            parts = [
-                part
-                for table in Schema.from_dict(json.loads(row["schema"])).tables
-                for part in rooms.datasets.manifest(row["id"], table)
-                if part.digest in plan.parts
-            ]
-            if parts:
-                values["rows"] = _json(rooms.datasets.count_rows(row["id"], plan.parts))
-                values["bytes"] = row["bytes"] + sum(plan.parts[one.digest].bytes - one.bytes for one in parts)
-        for name in ("report", "contract"):
-            said = json.loads(row[name])
-            clean = _without(said, keys, columns)
-            if clean != said:
-                values[name] = _json(clean)
-        if values:
-            plan.versions[row["id"]] = values
-
-
-def _without(said: Any, keys: frozenset[str], columns: set[str], column: str = "") -> Any:
-    """A report or contract without keys among its examples, and without observed values of key columns that are one."""
-    if isinstance(said, list):
-        return [_without(item, keys, columns, column) for item in said]
-    if not isinstance(said, Mapping):
-        return said
-    column = said.get("column", column) if isinstance(said.get("column", ""), str) else column
-    clean: dict[str, Any] = {}
-    for name, value in said.items():
-        here = name if name in columns else column
-        if name == "examples" and isinstance(value, list):
-            clean[name] = [MASKED if _text(item) in keys else item for item in value]
-        elif name == "values" and isinstance(value, list) and here in columns:
-            clean[name] = [item for item in value if _text(item) not in keys]
-        elif name in {"min", "max"} and here in columns and _text(value) in keys:
-            clean[name] = None
-        else:
-            clean[name] = _without(value, keys, columns, here)
-    return clean
-
-
-def _text(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+# -- records -----------------------------------------------------------------------------------------------------------
 
 
 def _rows(rooms: Rooms, table: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.face import MANIFEST
 from holdfast.backend.datasets.raw import INCOMING, INTENTS, delivery_begun
+from holdfast.backend.datasets.tables import standing
 from holdfast.backend.pipelines.forgetting import unfinished
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.registry.face import read_manifest
@@ -79,7 +80,7 @@ def _named_blobs(tables: Tables) -> dict[str, set[str]]:
     """Digest → the records that name it."""
     named: defaultdict[str, set[str]] = defaultdict(set)
     versions = {row["id"]: row["version"] for row in tables["datasets"]}
-    listed, known = _standing(tables)
+    listed, known = standing(tables["datasets"])
     for row in tables["dataset_parts"]:
         if row["dataset"] in listed:
             named[row["digest"]].add(f"dataset {versions.get(row['dataset'], row['dataset'])}")
@@ -94,25 +95,6 @@ def _named_blobs(tables: Tables) -> dict[str, set[str]]:
         for digest in (row["serving"], *row["files"].values()):
             named[digest].add(f"model {row['model']} {row['version']}")
     return named
-
-
-def _standing(tables: Tables) -> tuple[set[str], set[str]]:
-    """Versions whose parts make up one that was not collected, and versions that such a one descends from."""
-    rows = {row["id"]: row for row in tables["datasets"]}
-    listed: set[str] = set()
-    known: set[str] = set()
-    for start in (one for one, row in rows.items() if row.get("collected_at") is None):
-        step: str | None = start
-        while step is not None and step in rows and step not in listed:
-            listed.add(step)
-            step = rows[step]["base"] if rows[step].get("manifest", "adds") == "adds" else None
-        waiting = [start]
-        while waiting:
-            one = waiting.pop()
-            if one in rows and one not in known:
-                known.add(one)
-                waiting += json.loads(rows[one]["parents"])
-    return listed, known
 
 
 def _list(names: set[str]) -> str:

@@ -5,6 +5,7 @@ number that is free. Files of a delivery whose name is taken here come to lie un
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ import sqlalchemy as sa
 
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.raw import delivery_parts
-from holdfast.backend.datasets.refs import current_branch
+from holdfast.backend.datasets.refs import CURRENT, current_branch
+from holdfast.backend.datasets.tables import standing
 from holdfast.backend.pipelines.push import (
     MOVED,
     RemoteRooms,
@@ -25,6 +27,7 @@ from holdfast.backend.pipelines.push import (
     write_bases,
 )
 from holdfast.backend.pipelines.remotes import (
+    COLLECTED,
     KINDS,
     Lines,
     Record,
@@ -46,17 +49,22 @@ from holdfast.errors import ConflictError, IntegrityError
 __all__ = ["pull"]
 
 Records = dict[str, list[Record]]
+_VERSION = re.compile(r"data_[0-9a-f]+")
 
 
 @dataclass
 class _Result:
-    """What becomes of a pull of state `there` of a remote, while it goes on."""
+    """What becomes of a pull of state `there` of a remote, while it goes on.
+
+    `revived` are versions that were collected here and that what comes refers to: they are whole again.
+    """
 
     remote: str
     there: State
     moved: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    revived: frozenset[str] = frozenset()
 
 
 def pull(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
@@ -71,8 +79,8 @@ def pull(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
         if not there.number:
             raise nothing_there(vault)
         with scratch_folder(rooms.layout.private / "tmp" / f"pull-{remote}") as scratch:
-            new = _fetched(rooms, vault, there, scratch)
             result = _Result(remote, there)
+            new = _fetched(rooms, vault, result, scratch)
             with rooms.datasets.changing(f"pull from {remote}"):
                 _place_raw(rooms, vault, new, scratch, result)
                 _commit(rooms, vault, new, result)
@@ -85,8 +93,9 @@ def pull(rooms: RemoteRooms, vault: Vault, remote: str) -> Synced:
     return Synced(remote, counts, vault.received, result.moved, tuple(result.notes))
 
 
-def _fetched(rooms: RemoteRooms, vault: Vault, there: State, scratch: Path) -> Records:
+def _fetched(rooms: RemoteRooms, vault: Vault, result: _Result, scratch: Path) -> Records:
     """New records, whose blobs are here when it returns."""
+    there = result.there
     with rooms.store.read() as connection:
         known = ids_of(connection)
     new: Records = {kind: [] for kind in KINDS}
@@ -104,9 +113,9 @@ def _fetched(rooms: RemoteRooms, vault: Vault, there: State, scratch: Path) -> R
             if identity not in known[kind]
         ],
     )
-    wanted = {
-        digest: what for kind, found in new.items() for one in found for digest, what in blobs_of(kind, one).items()
-    }
+    with rooms.store.read() as connection:
+        result.revived = _named_again(connection, new, result)
+        wanted = _wanted(connection, new, result)
     have = set(rooms.blobs) if wanted else set()
 
     def bring(digest: str) -> None:
@@ -118,6 +127,49 @@ def _fetched(rooms: RemoteRooms, vault: Vault, there: State, scratch: Path) -> R
 
     all_at_once(bring, set(wanted) - have)
     return new
+
+
+def _named_again(connection: sa.Connection, new: Records, result: _Result) -> frozenset[str]:
+    """Versions that were collected here and that a pointer which moves, or a new record, names."""
+    bases, table = read_bases(connection, result.remote), metadata.tables["datasets"]
+    named = {to for name, to in result.there.pointers.items() if name.startswith(MOVED) and bases.get(name) != to}
+    for kind in ("feature_set", "matrix", "run", "model"):
+        named.update(*(_VERSION.findall(json.dumps(record)) for record in new[kind]))
+    return frozenset(connection.scalars(sa.select(table.c.id).where(table.c.collected_at.is_not(None)))) & named
+
+
+def _wanted(connection: sa.Connection, new: Records, result: _Result) -> dict[str, str]:
+    """Digests of the blobs that must be here for what is new, and what each is.
+
+    A new version may extend one that was collected here, and needs its parts again; of one that was collected there
+    only the record came.
+    """
+    found: dict[str, str] = {}
+    for kind in ("feature_set", "matrix", "run", "model"):
+        for record in new[kind]:
+            found |= blobs_of(kind, record)
+    fresh = {record["row"]["id"]: record for record in new["dataset"]}
+    pointed = set(result.there.pointers.values())
+    for identity, record in fresh.items():
+        gone = result.there.states.get(identity) == COLLECTED and identity not in pointed
+        record["row"]["collected_at"] = result.there.made_at if gone else None
+    if not fresh and not result.revived:
+        return found
+    versions, parts = metadata.tables["datasets"], metadata.tables["dataset_parts"]
+    here = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    for identity, row in here.items():  # what was here before counts as far as something new is made of it
+        row["collected_at"] = None if identity in result.revived else 0
+    listed, known = standing([*here.values(), *(record["row"] for record in fresh.values())])
+    for identity, record in fresh.items():
+        found |= blobs_of("dataset", record) if identity in listed else {}
+    for digest, name, version in connection.execute(sa.select(parts.c.digest, parts.c.table, parts.c.dataset)):
+        if version in listed:
+            found[digest] = f"a part of table {name} of data {here[version]['version']}"
+    rows = here | {identity: record["row"] for identity, record in fresh.items()}
+    return found | {
+        rows[one]["quarantine"]: f"the quarantine of data {rows[one]['version']}"
+        for one in known if rows[one]["quarantine"]
+    }  # fmt: skip
 
 
 def _place_raw(rooms: RemoteRooms, vault: Vault, new: Records, scratch: Path, result: _Result) -> None:
@@ -188,6 +240,8 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
     pointers, lines = Pointers(connection), Lines(connection)
     at, why = rooms.clock.now(), f"pull from {result.remote}"
     bases, seen = read_bases(connection, result.remote), dict(result.there.pointers)
+    if pointers.get(POINTER) is None:
+        _choose_branch(pointers, current_branch(connection), result, at)
     current = f"branch:{current_branch(connection)}"
     for name, target in result.there.pointers.items():
         own = POINTER if name == current else name
@@ -209,12 +263,20 @@ def _move(connection: sa.Connection, rooms: RemoteRooms, result: _Result) -> Non
     write_bases(connection, rooms, result.remote, seen)
 
 
+def _choose_branch(pointers: Pointers, current: str, result: _Result, at: int) -> None:
+    """Where there is no data yet, go to a branch that the remote has: else nothing of what came would be current."""
+    there = [name.removeprefix("branch:") for name in result.there.pointers if name.startswith("branch:")]
+    if there and current not in there:
+        pointers.move(CURRENT, min(there), at=at, why=f"pull from {result.remote}")
+        result.notes.append(f"the current branch is {min(there)}: there is no {current} there")
+
+
 def _insert_datasets(connection: sa.Connection, records: list[Record], result: _Result) -> None:
     table, states = metadata.tables["datasets"], result.there.states
     numbers = {(row.major, row.minor) for row in connection.execute(sa.select(table.c.major, table.c.minor))}
     rows = sorted((record["row"] for record in records), key=lambda row: (row["major"], row["minor"], row["id"]))
     for row in rows:
-        row["state"] = states[row["id"]]
+        row["state"] = "pending" if states[row["id"]] == COLLECTED else states[row["id"]]
     for row, minor in _numbered([(row, row["major"], row["minor"]) for row in rows], numbers):
         number = f"v{row['major']}.{minor}"
         result.notes.append(f"data {row['version']} from there is {number} here: that number was taken")
@@ -224,6 +286,7 @@ def _insert_datasets(connection: sa.Connection, records: list[Record], result: _
         for name, children in record["children"].items():
             insert_rows(connection, metadata.tables[name], iter(children))
     trained = [identity for identity, state in states.items() if state == "trained"]
+    connection.execute(table.update().where(table.c.id.in_(result.revived)).values(collected_at=None))
     late = table.c.id.in_(trained) & (table.c.state != "trained")
     connection.execute(table.update().where(late).values(state="trained"))
 

@@ -11,6 +11,7 @@ from holdfast.backend.layout import PROJECT_FILE
 from holdfast.backend.pipelines.backup import BackupRooms, needed_blobs
 from holdfast.backend.pipelines.project_text import without_keys
 from holdfast.backend.pipelines.remotes import (
+    COLLECTED,
     KINDS,
     Lines,
     State,
@@ -196,11 +197,13 @@ def _differs(state: State, there: State) -> bool:
 
 
 def _states(connection: sa.Connection, there: State) -> dict[str, str]:
-    """The training states of all versions: what was trained anywhere is."""
+    """The training states of all versions: trained is what was trained anywhere, collected what is whole nowhere."""
     table = metadata.tables["datasets"]
-    ours = {row.id: row.state for row in connection.execute(sa.select(table.c.id, table.c.state))}
+    rows = connection.execute(sa.select(table.c.id, table.c.state, table.c.collected_at))
+    ours = {row.id: row.state if row.collected_at is None else COLLECTED for row in rows}
     known = there.states
-    return {**known, **{one: state for one, state in ours.items() if one not in known or state == "trained"}}
+    return {**known, **{one: state for one, state in ours.items()
+                        if known.get(one, COLLECTED) == COLLECTED or state == "trained"}}  # fmt: skip
 
 
 def seen_there(state: State) -> dict[str, str]:

@@ -6,6 +6,7 @@ whole, and a push that was killed has changed nothing.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,24 +19,27 @@ from holdfast.backend.store.files import sha256_of
 from holdfast.core.timeline import isoformat
 from holdfast.errors import ConflictError, IntegrityError, NotFoundError
 
-__all__ = ["KINDS", "Lines", "Record", "State", "blobs_of", "ids_of", "newest_state", "nothing_there", "record_of",
-           "relation", "write_state"]  # fmt: skip
+__all__ = ["COLLECTED", "KINDS", "Lines", "Record", "State", "blobs_of", "ids_of", "newest_state", "nothing_there",
+           "record_of", "relation", "write_state"]  # fmt: skip
 
 KINDS = {
     "dataset": "datasets", "feature_set": "feature_sets", "matrix": "matrices", "run": "runs",
     "model": "model_versions",
 }  # fmt: skip
 """Kinds of records that move, and their tables. (What is deployed is a matter of each place.)"""
+COLLECTED = "collected"
+"""Stands in `State.states` for a version that was collected wherever it was pushed from: only its record is there."""
 _FORMAT = "holdfast-remote/1"
 _FOLDER = "states"
+_NAME = re.compile(rf"{_FOLDER}/\d+\.json")
 Record = dict[str, Any]
 """`row`, and for a dataset version `children`: rows of each table that refers to it."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A state of a remote. `records` is kind → id → blob, `states` the training state of each dataset version,
-    `files` name → blob of the project file (without what says where a project lives) and the plugins.
+    """A state of a remote. `records` is kind → id → blob, `states` the training state of each dataset version
+    (or COLLECTED), `files` name → blob of the project file (without what says where a project lives) and the plugins.
     """  # fmt: skip
 
     number: int = 0
@@ -51,7 +55,7 @@ class State:
 
 def newest_state(vault: Vault) -> State:
     """The newest state of a remote; number 0 when nothing was pushed yet. IntegrityError when it is damaged."""
-    names = list(vault.place.names(_FOLDER))
+    names = [name for name in vault.place.names(_FOLDER) if _NAME.fullmatch(name)]
     if not names:
         return State()
     name = max(names)
@@ -102,7 +106,8 @@ def record_of(connection: sa.Connection, kind: str, identity: str) -> bytes:
     row = connection.execute(sa.select(table).where(table.c.id == identity)).one()
     record: Record = {"row": dict(row._mapping)}
     if kind == "dataset":
-        record["row"].pop("state")
+        for name in ("state", "collected_at"):  # they change: `State.states` tells them
+            record["row"].pop(name)
         record["children"] = {
             child.name: [
                 dict(one._mapping)

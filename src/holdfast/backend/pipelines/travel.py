@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast.backend.datasets import POINTER
+from holdfast.backend.datasets.refs import named
 from holdfast.backend.deployment.trials import ROLLOUT, overtake
 from holdfast.backend.pipelines.rooms import Rooms
 from holdfast.backend.records import DatasetVersion, ModelVersion
@@ -66,8 +67,8 @@ class Travelled:
 
 
 def find_moment(rooms: Rooms, to: str) -> Moment:
-    """The moment that `to` names: a checkpoint, a data version (`v1.3`: the last moment at which it was current), or a
-    time (naive ones in the project's time zone).
+    """The moment that `to` names: a checkpoint, a data version by its number, id, tag or branch (the last moment at
+    which it was current), or a time (naive ones in the project's time zone).
 
     NotFoundError for an unknown version, ConflictError for one that was never current, InputError for what is no time
     or lies before the first import.
@@ -78,14 +79,15 @@ def find_moment(rooms: Rooms, to: str) -> Moment:
         if to in kept:
             return Moment(f"checkpoint {to}", kept[to].made_at, kept[to].pointers)
         now = rooms.clock.now()
-        if _NUMBER.fullmatch(to) or to.startswith("data_"):
+        if _NUMBER.fullmatch(to) or to.startswith("data_") or named(connection, to):
             version = rooms.datasets.get(to)
             left = _last_moment(pointers, version, now)
             return Moment(f"data {version.version}", left, pointers.all() if left == now else pointers.at(left))
         try:
             moment = parse_instant(to, rooms.settings.timezone)
         except InputError as error:
-            known = [*kept, *(one.version for one in rooms.datasets.list())]
+            names = [*rooms.datasets.refs.tags(), *rooms.datasets.refs.branches()]
+            known = [*kept, *(one.version for one in rooms.datasets.list()), *names]
             raise InputError(
                 f"{to!r} is no time, no data version and no checkpoint", where={"to": to}, hint=nearest(to, known)
             ) from error

@@ -49,7 +49,7 @@ def listed(
     session: Session,
     state: Annotated[str | None, typer.Option("--state", help="queued, running, done, cancelled or dead.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Such as train.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=2**31 - 1, help="How many, newest first.")] = 20,
 ) -> None:
     """List jobs, newest first."""
     if state is not None and state not in {*_ENDED, "queued", "running"}:
