@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from holdfast.backend.features.asking import Asked, ask, label_columns
+from holdfast.backend.features.asking import Asked, ask, hidden_columns, label_columns
 from holdfast.backend.settings import TargetSettings
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, Column, DType, Schema, Table
 from holdfast.core.timeline import DAY
@@ -104,6 +104,25 @@ def test_a_table_may_ask_about_itself() -> None:
 def test_columns_that_the_label_mentions_are_hidden_where_the_entity_asks() -> None:
     target = TargetSettings.model_validate({"from": "店", "label": "not \"churned\" and tier = '金'"})
     assert label_columns(SCHEMA, target) == ("churned", "tier")
+
+
+def test_what_labels_are_made_of_is_hidden_in_all_tables_of_the_same_rows() -> None:
+    """The newest line's `left` is the customer's, and the latest customer's the city's."""
+    line = (C("no", T.INT), C("customer", T.INT), C("city", T.CATEGORY), C("left", T.BOOL), C("paid", T.FLOAT))
+    tables = {
+        "lines": Table("lines", line, ("no",), links={"customer": "customers"}),
+        "customers": Table("customers", line[1:4], ("customer",), links={"city": "cities"}, source="lines"),
+        "cities": Table("cities", line[2:4], ("city",), source="customers"),
+        "others": Table("others", (C("left", T.BOOL),)),
+    }
+    target = TargetSettings.model_validate({"from": "customers", "label": "left"})
+    assert hidden_columns(Schema(tables), target) == ["lines.left", "customers.left", "cities.left"]
+    later = {"entity": "customers", "from": "lines", "label": "t.left", "label_known": "today()"}
+    assert hidden_columns(Schema(tables), TargetSettings.model_validate(later)) == [
+        "lines.left",
+        "customers.left",
+        "cities.left",
+    ]
 
 
 def test_classes_are_sorted() -> None:

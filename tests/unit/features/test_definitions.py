@@ -55,6 +55,24 @@ def test_a_condition_on_a_column_that_is_called_as_a_parameter() -> None:
     assert parse_feature("QUANTILE(c.n WHERE q > 5)", Schema(tables), "p").name == "QUANTILE(c.n WHERE q > 5.0, q=0.9)"
 
 
+def test_names_of_tables_and_columns_may_hold_what_formulas_are_made_of() -> None:
+    numbers = tuple(Column(name, DType.FLOAT) for name in ("x.y", "a, b", "p (USD)", "(z", "COUNT(x)"))
+    words = Column("a = b", DType.CATEGORY), Column("v < w", DType.CATEGORY), Column("k WHERE", DType.CATEGORY)
+    keys = Column("no", DType.INT), Column("up", DType.INT), Column("at", DType.TIME)
+    tables = {
+        "v1.c": Table("v1.c", (*keys[:1], *numbers), ("no",)),
+        "o": Table("o", (*keys, *numbers, *words), ("no",), "at", {"up": "v1.c"}),
+        "o.s[1]": Table("o.s[1]", (*keys, *numbers[:2]), ("no",), "at", {"up": "v1.c"}),
+    }
+    schema = Schema(tables)
+    options = Options(conditions={("o", word.name): ("u",) for word in words}, limit=5000)
+    for entity in ("v1.c", "o"):
+        features = synthesise(schema, entity, (), options).feature_set.features
+        assert any("o.s[1]" in feature.name for feature in features)
+        written = [feature for feature in features if "cutoff" not in feature.name]
+        assert [parse_feature(feature.name, schema, entity) for feature in written] == written
+
+
 @pytest.mark.parametrize(
     ("formula", "what"),
     [

@@ -6,6 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from holdfast.core.features.definitions import FeatureSet
+from holdfast.core.features.evaluate import evaluate
+from holdfast.core.features.formulas import parse_feature
 from holdfast.core.features.keys import ArrowKeys, DenseKeys
 from holdfast.core.features.world import World
 from holdfast.core.schema import Column, DType, Schema, Table
@@ -35,3 +38,18 @@ def test_keys_of_arrays_are_told_apart_as_those_of_tables_are() -> None:
     found = world.codes("sizes", pa.array([1.25, 1.5, 1.0, None])).tolist()
     assert found == [1, 0, -1, -1]
     assert world.codes("moments", pa.array([DAY, 0, 1], pa.timestamp("us", "UTC"))).tolist() == [1, 0, -1]
+
+
+def test_rows_of_one_moment_come_in_the_same_order_from_arrays() -> None:
+    """Rows without a key are told apart by their content, in which a null is less than every whole number."""
+    stamp = pa.timestamp("us", "UTC")
+    columns = (Column("up", DType.INT), Column("at", DType.TIME), Column("n", DType.INT), Column("x", DType.FLOAT))
+    schema = Schema({"p": Table("p", columns[:1], ("up",)), "c": Table("c", columns, (), "at", {"up": "p"})})
+    zeros = np.zeros(2, np.int64)
+    arrays = {"up": zeros + 1, "at": zeros, "n": np.array([5, np.nan]), "x": np.array([1.0, 2.0])}
+    table = pa.table({"up": [1, 1], "at": pa.array([0, 0], stamp), "n": [5, None], "x": [1.0, 2.0]})
+    for rows in (table, arrays):
+        feature_set = FeatureSet("p", (parse_feature("FIRST(c.x)", schema, "p"),), schema)
+        world = World.build(schema, {"p": {"up": np.array([1])}, "c": rows})
+        frame = evaluate(feature_set, world, pa.array([1]), np.array([DAY]))
+        assert [column.tolist() for column in frame.columns.values()] == [[2.0]]

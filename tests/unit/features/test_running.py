@@ -1,4 +1,4 @@
-"""A row among very many before it: linear work, whatever was known late and however many cutoffs ask."""
+"""Very many rows, and very large numbers."""
 
 import numpy as np
 import pyarrow as pa
@@ -54,3 +54,22 @@ def test_a_long_history_is_walked_once_for_each_cutoff(late: bool) -> None:
         assert percentile == pytest.approx(np.mean(shares), rel=1e-12)
         assert largest == np.maximum.accumulate(values).mean()
         assert total == pytest.approx(np.cumsum(values).mean(), rel=1e-12)
+
+
+def test_what_is_too_large_is_infinite_and_does_no_harm_to_others() -> None:
+    """The square of 1e200 is more than a float holds; the others' quantiles and the least are what they were."""
+    stamp = pa.timestamp("us", "UTC")
+    sales = {"no": range(4), "shop": [1, 1, 1, 2], "at": pa.array(range(4)).cast(stamp), "x": [1.0, 1e200, 2.0, 1e200]}
+    built = World.build(SCHEMA, {"shops": pa.table({"id": [1, 2]}), "sales": pa.table(sales)})
+    names = ("MEDIAN(sales.SQUARE(x))", "QUANTILE(sales.NEGATE(SQUARE(x)), q=0)", "QUANTILE(sales.SQUARE(x), q=0.75)",
+             "QUANTILE(sales.NEGATE(SQUARE(x)), q=0.25)", "SUM(sales.SUBTRACT(SQUARE(x), SQUARE(x)))")  # fmt: skip
+    features = tuple(parse_feature(name, SCHEMA, "shops") for name in names)
+    frame = evaluate(FeatureSet("shops", features, SCHEMA), built, pa.array([1, 2]), np.array([DAY, DAY]))
+    infinite = float("inf")
+    assert [column.tolist() for column in frame.columns.values()] == [
+        [4.0, infinite],
+        [-infinite, -infinite],
+        [infinite, infinite],
+        [-infinite, -infinite],
+        [0.0, 0.0],
+    ]

@@ -21,7 +21,7 @@ from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, SOURCE_FILE, SOURCE_ROW, 
 from holdfast.core.timeline import NEVER
 from holdfast.errors import ConfigError, InputError
 
-__all__ = ["Asked", "ask", "context_columns", "label_columns", "only_asks"]
+__all__ = ["Asked", "ask", "context_columns", "hidden_columns", "label_columns", "only_asks"]
 
 _LABELS = "__label_"
 
@@ -60,6 +60,19 @@ def label_columns(schema: Schema, target: TargetSettings) -> tuple[str, ...]:
         return ()
     text = " ".join((target.labels or {"": target.label or ""}).values())
     return tuple(name for name in schema.table(target.from_).names if _mentions(text, name))
+
+
+def hidden_columns(schema: Schema, target: TargetSettings) -> list[str]:
+    """`label_columns` as `table.column`, also of the tables that the asking one derives from, or that share its rows:
+    a derived row has the values of a row of its source."""
+
+    def delivered(name: str) -> str:
+        source = schema.table(name).source
+        return delivered(source) if source in schema.tables else name
+
+    columns, root = label_columns(schema, target), delivered(target.from_)
+    alike = [table for table in schema.tables.values() if delivered(table.name) == root]
+    return [f"{table.name}.{name}" for table in alike for name in columns if name in table.names]
 
 
 def only_asks(schema: Schema, target: TargetSettings) -> bool:

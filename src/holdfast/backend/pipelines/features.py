@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
-from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, label_columns, only_asks
+from holdfast.backend.features import Asked, Features, Matrix, ask, context_columns, hidden_columns, only_asks
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.features.resolving import declared_conditions
 from holdfast.backend.pipelines.computing import Job, compute_values
@@ -192,7 +192,6 @@ def _synthesise(
     horizon = int(question.asked.cutoffs[question.parts == TRAIN].max())
     if frozen_at is not None:  # training rows see nothing of what came later
         horizon = min(horizon, frozen_at)
-    hidden = [f"{target.from_}.{name}" for name in label_columns(question.schema, target)]
     options = Options(
         depth=rule.depth,
         windows=rule.windows,
@@ -205,7 +204,7 @@ def _synthesise(
         limit=rule.max,
         include=rule.include,
         exclude=(*rule.exclude, *((target.from_,) if only_asks(question.schema, target) else ())),
-        hidden=hidden,
+        hidden=hidden_columns(question.schema, target),
         calendar=target.cutoff is not None or target.every is not None,
         include_cutoff=rule.include_cutoff,
     )

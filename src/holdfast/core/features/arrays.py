@@ -96,4 +96,12 @@ class ArrayRows(Rows):
     def ordinal(self, name: str) -> npt.NDArray[np.float64] | Ints:
         """See `Rows.ordinal`."""
         column = self._arrays[name]
-        return column.codes.astype(np.int64) if isinstance(column, Categories) else column
+        if isinstance(column, Categories):
+            return column.codes.astype(np.int64)
+        if self.table.column(name).dtype is not DType.INT or column.dtype != np.float64:
+            return column
+        # A null comes first among whole numbers, as it does where they come from Arrow.
+        there = ~np.isnan(column)
+        whole = np.full(len(column), NULL_TIME, np.int64)
+        whole[there] = column[there].astype(np.int64)
+        return whole

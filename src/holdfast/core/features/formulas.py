@@ -16,7 +16,7 @@ __all__ = ["make_feature", "parse_condition", "parse_feature", "parse_primitive"
 _CALL = re.compile(r"([A-Z][A-Z0-9_]*)\((.*)\)", re.DOTALL)
 _WINDOW = re.compile(r"(.*),\s*(\d+\s*(?:us|ms|s|min|h|d|w))", re.DOTALL)
 _WHERE = re.compile(r"\s+WHERE\s+")
-_CONDITION = re.compile(r"(.+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
+_OPERATOR = re.compile(r"\s*(!=|<=|>=|=|<|>)\s*")
 _BY = re.compile(r"(?:(.*)\s)?BY\s+(.+)", re.DOTALL)
 _PARAMETER = re.compile(r"(?:(.*),)?\s*(\w+)\s*=\s*([-+]?[0-9][0-9.eE+-]*)", re.DOTALL)
 _TABLE = re.compile(r"(.+?)(?:\[(.+)\])?")
@@ -147,7 +147,7 @@ class _Parser:
         call = _CALL.fullmatch(text)
         if call:
             return self.call(find_primitive(call[1], self.own), call[2].strip(), table)
-        head, dot, tail = text.partition(".")
+        head, dot, tail = _head(text, self.schema.parents(table), "parent")
         if not dot:
             if text == "cutoff":
                 return Feature(Kind.CUTOFF, "", DType.TIME)
@@ -195,17 +195,21 @@ class _Parser:
 
     def children(self, text: str, table: str, count: int) -> tuple[Link, list[Feature]]:
         """The link that `child.feature, ...` looks into, and the features of the child's rows (none for `child`)."""
-        head, dot, _ = text.partition(".")
-        link = _link(head, self.schema.children(table), "child")
+        links = self.schema.children(table)
+        head, dot, _ = _head(text, links, "child")
+        link = _link(head, links, "child")
         return link, self.inputs(text, link.child, count, prefix=f"{head}.") if dot else []
 
     def condition(self, text: str, table: str) -> Condition:
-        parts = _CONDITION.fullmatch(text)
-        if not parts:
+        found = [(text[: m.start()], m[1], text[m.end() :]) for m in _OPERATOR.finditer(text)]
+        if not found:
             raise ConfigError(f"{text!r} is no condition", hint="Write it as WHERE column = value.")
-        if odd := re.search(r",\s*(\d+\s*\w+)$", parts[3]):
+        # The name of a column may hold what compares.
+        known = [parts for parts in found if parts[0] in self.schema.table(table).names]
+        column, operator, value = (known or found)[0]
+        if odd := re.search(r",\s*(\d+\s*\w+)$", value):
             raise ConfigError(f"{odd[1]!r} is not a window", hint="Write it as 90d, 12h, 30min or 2w.")
-        return parse_condition(parts[1], parts[2], _unquoted(parts[3]), self.schema, table)
+        return parse_condition(column, operator, _unquoted(value), self.schema, table)
 
     def check_time(self, primitive: Primitive, table: str, window: int | None = None) -> None:
         """ConfigError where rows that do not say when they happened are asked about time."""
@@ -296,13 +300,27 @@ def _link_of(column: str, links: list[Link]) -> Link:
     raise ConfigError(f"{column!r} is no link here; there are: {names or 'none'}", where={"key": "features.include"})
 
 
+def _spelled(link: Link, kind: str) -> tuple[str, str]:
+    """How a formula may name a link."""
+    table = link.parent if kind == "parent" else link.child
+    return table, f"{table}[{link.column}]"
+
+
+def _head(text: str, links: list[Link], kind: str) -> tuple[str, str, str]:
+    """The text parted behind the link that it begins with, at whose dot; a table's own name may hold one, too."""
+    known = [name for link in links for name in _spelled(link, kind) if text == name or text.startswith(f"{name}.")]
+    if not known:
+        return text.partition(".")
+    head = max(known, key=len)
+    return head, text[len(head) : len(head) + 1], text[len(head) + 1 :]
+
+
 def _link(text: str, links: list[Link], kind: str) -> Link:
     match = _TABLE.fullmatch(text.strip())
     table, column = (match[1], match[2]) if match else (text, None)
-    fitting = [
-        link for link in links
-        if (link.parent if kind == "parent" else link.child) == table and column in (None, link.column)
-    ]  # fmt: skip
+    fitting = [link for link in links if text.strip() in _spelled(link, kind)] or [
+        link for link in links if _spelled(link, kind)[0] == table and column in (None, link.column)
+    ]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(sorted({f"{link.parent if kind == 'parent' else link.child}[{link.column}]" for link in links}))

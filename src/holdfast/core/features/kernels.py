@@ -434,7 +434,9 @@ def quantiles(
             below = int(place)
             first = value[block[below]]
             second = value[block[min(below + 1, count - 1)]]
-            out[slot, i] = first if first == second else first + (second - first) * (place - below)
+            # Infinity times nothing is no number.
+            exact = first == second or place == below or math.isinf(first)
+            out[slot, i] = first if exact else first + (second - first) * (place - below)
 
 
 LAG, DIFF, CUM_SUM, CUM_COUNT, CUM_MEAN, CUM_MIN, CUM_MAX, PERCENTILE, TIME_SINCE_PREVIOUS = range(9)

@@ -25,7 +25,15 @@ _MINUTE, _HOUR, _DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 
 
 def run_step(step: "Step", subject: "Subject", place: "Place", rows: Ints, cutoffs: Ints) -> None:
-    """Compute one transform into its slot. `rows` int64 [n] of the stage's table (-1: none), `cutoffs` int64 [n]."""
+    """Compute one transform into its slot. `rows` int64 [n] of the stage's table (-1: none), `cutoffs` int64 [n].
+
+    What is too large for a float is infinite, and what then is no number is null, as in the loops.
+    """
+    with np.errstate(all="ignore"):
+        _run_step(step, subject, place, rows, cutoffs)
+
+
+def _run_step(step: "Step", subject: "Subject", place: "Place", rows: Ints, cutoffs: Ints) -> None:
     name, inputs = step.primitive.name, step.feature.inputs
     out = subject.numbers[step.slot]
     if step.primitive.role is Role.WITHIN:
