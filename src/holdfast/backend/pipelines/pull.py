@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.raw import delivery_parts
 from holdfast.backend.datasets.refs import CURRENT, current_branch
-from holdfast.backend.datasets.tables import standing
+from holdfast.backend.datasets.tables import lineage, standing
 from holdfast.backend.pipelines.push import (
     MOVED,
     RemoteRooms,
@@ -155,8 +155,8 @@ def _wanted(connection: sa.Connection, new: Records, result: _Result) -> dict[st
         record["row"]["collected_at"] = result.there.made_at if gone else None
     if not fresh and not result.revived:
         return found
-    versions, parts = metadata.tables["datasets"], metadata.tables["dataset_parts"]
-    here = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    parts = metadata.tables["dataset_parts"]
+    here = {row.id: dict(row._mapping) for row in connection.execute(lineage())}
     for identity, row in here.items():  # what was here before counts as far as something new is made of it
         row["collected_at"] = None if identity in result.revived else 0
     listed, known = standing([*here.values(), *(record["row"] for record in fresh.values())])
