@@ -282,9 +282,10 @@ def _insert_datasets(connection: sa.Connection, records: list[Record], result: _
         result.notes.append(f"data {row['version']} from there is {number} here: that number was taken")
         row["minor"], row["version"] = minor, number
     insert_rows(connection, table, iter(rows))
-    for record in records:
-        for name, children in record["children"].items():
-            insert_rows(connection, metadata.tables[name], iter(children))
+    # Table by table: a version may hold files that another one brought, and records come in any order.
+    for child in metadata.sorted_tables:
+        if rows := [row for record in records for row in record["children"].get(child.name, ())]:
+            insert_rows(connection, child, iter(rows))
     trained = [identity for identity, state in states.items() if state == "trained"]
     connection.execute(table.update().where(table.c.id.in_(result.revived)).values(collected_at=None))
     late = table.c.id.in_(trained) & (table.c.state != "trained")
