@@ -123,6 +123,22 @@ def test_who_was_erased_does_not_come_back_with_a_pull(one, tmp_path):
     assert one.check(deep=True) == []
 
 
+def test_records_may_come_in_any_order(one, tmp_path, monkeypatch):
+    """A revert holds the files of versions before it; they are read at once, and the later one may be there first."""
+    one.revert("v1.1")
+    one.push()
+
+    def backwards(work, items):
+        for item in reversed(list(items)):
+            work(item)
+
+    monkeypatch.setattr("holdfast.backend.pipelines.pull.all_at_once", backwards)
+    clone(tmp_path / "远", tmp_path / "two")
+    with holdfast.open(tmp_path / "two") as two:
+        assert names(two) == names(one)
+        assert two.data.files() == one.data.files()
+
+
 def test_a_clone_of_a_remote_without_main_has_current_data(one, tmp_path):
     one.branch("开发")
     one.data.checkout("开发", "test")

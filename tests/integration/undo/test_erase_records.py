@@ -66,6 +66,15 @@ def test_what_is_left_of_collected_parts_names_nobody(project):
     assert left(project, THEM) == []
 
 
+def test_one_after_another_from_the_end_of_a_file(project):
+    """The row before the last one is empty by then: it must not count as one that would be lost."""
+    for key in ("丙", "THEM"):
+        assert project.erase("persons", key, "r").dropped == ()
+    path = project.root / "data" / "raw" / "2024-01" / "persons.csv"
+    assert path.read_text(encoding="utf-8") == "id,name,ssn,group\n甲,安,1001,g1\n乙,波,1002,g2\n\n\n"
+    assert project.check(deep=True) == []
+
+
 def test_what_jobs_told_names_nobody(project):
     assert any(table == "jobs" for table, _ in left(project, ["STRAY"]))
     with pytest.raises(ConflictError):

@@ -13,7 +13,7 @@ from holdfast.backend.records import DatasetVersion, RawFile
 from holdfast.backend.store import metadata
 
 __all__ = ["ADDS", "COMPACT", "WHOLE", "Part", "add_files", "add_parts", "add_version", "ancestors", "chain",
-"datasets", "every_part", "files_of", "in_order",
+"datasets", "every_part", "files_of", "in_order", "lineage",
            "parts_by_step", "parts_of", "standing", "swap_parts", "take_files", "to_version"]  # fmt: skip
 
 ADDS = "adds"
@@ -219,6 +219,12 @@ def in_order(rows: Iterable[Any]) -> list[Any]:
             if not waits[child]:
                 heappush(ready, (left[child].major, left[child].minor, child))
     return ordered
+
+
+def lineage() -> sa.Select[Any]:
+    """A query of what `standing` needs, and of number and quarantine, of all versions: all else of them is large."""
+    columns = ("id", "base", "manifest", "parents", "collected_at", "version", "quarantine")
+    return sa.select(*(datasets.c[name] for name in columns))
 
 
 def standing(rows: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from holdfast import __version__
-from holdfast.backend.datasets.tables import standing
+from holdfast.backend.datasets.tables import lineage, standing
 from holdfast.backend.layout import PROJECT_FILE, Layout
 from holdfast.backend.pipelines.vault import Stored, Vault, all_at_once, scratch_folder
 from holdfast.backend.ports import Blobs, Clock
@@ -192,9 +192,9 @@ def find_backup(vault: Vault, backup: str | None = None) -> Backup:
 
 def needed_blobs(connection: sa.Connection) -> dict[str, str]:
     """Digests of blobs that records cannot do without, and what each is. (A matrix can be computed again.)"""
-    versions, parts, models = (metadata.tables[name] for name in ("datasets", "dataset_parts", "model_versions"))
+    parts, models = (metadata.tables[name] for name in ("dataset_parts", "model_versions"))
     found = {}
-    rows = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    rows = {row.id: dict(row._mapping) for row in connection.execute(lineage())}
     listed, known = standing(rows.values())  # of versions that were collected only the records are left
     for digest, table, version in connection.execute(sa.select(parts.c.digest, parts.c.table, parts.c.dataset)):
         if version in listed:

@@ -350,8 +350,9 @@ def _emptied(rooms: Rooms, access: RawAccess, folder: Path, reads: Sequence[RawR
 def _same_but(one: RawRead, after: Any) -> bool:
     """Whether all rows but the emptied ones are what they were, under the same numbers."""
     gone = pa.array(sorted(one.rows), pa.int64())
-    was = one.raw.table.filter(pc.invert(pc.is_in(one.raw.rows, value_set=gone)))
-    numbers = one.raw.rows.filter(pc.invert(pc.is_in(one.raw.rows, value_set=gone)))
+    # A row that was emptied before is read as long as another follows it, and is none at the end of the file.
+    keep = pc.and_(pc.invert(pc.is_in(one.raw.rows, value_set=gone)), _filled(one.raw.table))
+    was, numbers = one.raw.table.filter(keep), one.raw.rows.filter(keep)
     stays = pc.is_in(after.rows, value_set=numbers)
     now = after.table.filter(stays)
     if not after.rows.filter(stays).equals(numbers) or set(now.column_names) - set(was.column_names):
@@ -369,6 +370,14 @@ def _same_but(one: RawRead, after: Any) -> bool:
         if rows_digest(pa.table({"c": before})) != rows_digest(pa.table({"c": present})):
             return False
     return True
+
+
+def _filled(rows: pa.Table) -> pa.Array:
+    """Which rows have any value."""
+    found = np.zeros(rows.num_rows, bool)
+    for column in rows.columns:
+        found |= pc.is_valid(column).to_numpy(zero_copy_only=False)
+    return pa.array(found)
 
 
 # -- records -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from holdfast.backend.datasets import POINTER
 from holdfast.backend.datasets.raw import delivery_parts
 from holdfast.backend.datasets.refs import CURRENT, current_branch
-from holdfast.backend.datasets.tables import standing
+from holdfast.backend.datasets.tables import lineage, standing
 from holdfast.backend.pipelines.push import (
     MOVED,
     RemoteRooms,
@@ -155,8 +155,8 @@ def _wanted(connection: sa.Connection, new: Records, result: _Result) -> dict[st
         record["row"]["collected_at"] = result.there.made_at if gone else None
     if not fresh and not result.revived:
         return found
-    versions, parts = metadata.tables["datasets"], metadata.tables["dataset_parts"]
-    here = {row.id: dict(row._mapping) for row in connection.execute(sa.select(versions))}
+    parts = metadata.tables["dataset_parts"]
+    here = {row.id: dict(row._mapping) for row in connection.execute(lineage())}
     for identity, row in here.items():  # what was here before counts as far as something new is made of it
         row["collected_at"] = None if identity in result.revived else 0
     listed, known = standing([*here.values(), *(record["row"] for record in fresh.values())])
@@ -282,9 +282,10 @@ def _insert_datasets(connection: sa.Connection, records: list[Record], result: _
         result.notes.append(f"data {row['version']} from there is {number} here: that number was taken")
         row["minor"], row["version"] = minor, number
     insert_rows(connection, table, iter(rows))
-    for record in records:
-        for name, children in record["children"].items():
-            insert_rows(connection, metadata.tables[name], iter(children))
+    # Table by table: a version may hold files that another one brought, and records come in any order.
+    for child in metadata.sorted_tables:
+        if rows := [row for record in records for row in record["children"].get(child.name, ())]:
+            insert_rows(connection, child, iter(rows))
     trained = [identity for identity, state in states.items() if state == "trained"]
     connection.execute(table.update().where(table.c.id.in_(result.revived)).values(collected_at=None))
     late = table.c.id.in_(trained) & (table.c.state != "trained")
