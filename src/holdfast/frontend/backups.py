@@ -82,8 +82,8 @@ class BackupVerbs:
             try:
                 done = pull(self._services.remote_rooms, *self._remote(remote))
             finally:
-                if {version.id for version in self._services.datasets.list()} - before:
-                    again = _erased_since(self._services)
+                if new := {version.id for version in self._services.datasets.list()} - before:
+                    again = _erased_since(self._services, new)
         note = f"{again} persons who were erased here were in it, and are erased again"
         return replace(done, notes=(*done.notes, note)) if again else done
 
@@ -184,16 +184,18 @@ def _erased_again(vault: "Vault", services: Services) -> None:
             apply_erasures(services, RawAccess(read, empty_rows), erased)
 
 
-def _erased_since(services: Services) -> int:
-    """Erase once more whom the project had erased: a copy elsewhere may have held them still. Returns how many."""
+def _erased_since(services: Services, versions: set[str]) -> int:
+    """Erase once more whom the project had erased, after `versions` came from elsewhere. Returns how many persons."""
     from holdfast.backend.pipelines.belongings import RawAccess
-    from holdfast.backend.pipelines.erase import apply_erasures, erasures
+    from holdfast.backend.pipelines.erase import apply_erasures, erasures, recount
 
     erased = erasures(services)
     if not erased:
         return 0
     with file_reader() as read:
-        return len(apply_erasures(services, RawAccess(read, empty_rows), erased))
+        again = len(apply_erasures(services, RawAccess(read, empty_rows), erased))
+    recount(services, versions)
+    return again
 
 
 def clone(place: str | Path, into: str | Path) -> "Synced":

@@ -123,6 +123,18 @@ def test_who_was_erased_does_not_come_back_with_a_pull(one, tmp_path):
     assert one.check(deep=True) == []
 
 
+def test_what_others_made_of_data_with_an_erased_person_is_counted_without(one, tmp_path):
+    one.push()
+    clone(tmp_path / "远", tmp_path / "two")
+    one.erase("persons", "B", "请求")
+    with holdfast.open(tmp_path / "two") as two:
+        name(two, "D", "Di")
+        two.push()
+    one.pull()
+    assert one.data.get().rows["persons"] == len(names(one)) == 3
+    assert one.check(deep=True) == []
+
+
 def test_records_may_come_in_any_order(one, tmp_path, monkeypatch):
     """A revert holds the files of versions before it; they are read at once, and the later one may be there first."""
     one.revert("v1.1")

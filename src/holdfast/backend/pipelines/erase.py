@@ -6,7 +6,8 @@ follows (raw files, old blobs, vectors, predictions, faces) can be repeated: a c
 next change, from the intent. Map: `belongings` finds the rows, `erasing` writes and proves, this commits and finishes.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from holdfast.backend.store import Audit, Leases, actor, metadata
 from holdfast.backend.store.erasures import Erasure, Erasures, project_secret, sealed
 from holdfast.errors import InputError, NotFoundError
 
-__all__ = ["Erased", "apply_erasures", "erase", "erasures"]
+__all__ = ["Erased", "apply_erasures", "erase", "erasures", "recount"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,18 @@ def erasures(rooms: Rooms) -> list[Erasure]:
     """All erasures, oldest first: what a backup keeps beside its copies, and gives `apply_erasures` after a restore."""
     with rooms.store.read() as connection:
         return Erasures(connection).list()
+
+
+def recount(rooms: Rooms, versions: Collection[str]) -> None:
+    """Correct how many rows versions say to have that were made elsewhere, of data from which nobody was erased."""
+    there = [one for one in rooms.datasets.list() if one.id in versions]
+    counts = {one.id: rooms.datasets.count_rows(one.id, {}) for one in there}
+    with rooms.store.write("recount") as connection:
+        table = metadata.tables["datasets"]
+        for one in there:
+            if counts[one.id] != one.rows:
+                rows = json.dumps(counts[one.id], ensure_ascii=False, separators=(",", ":"))
+                connection.execute(table.update().where(table.c.id == one.id).values(rows=rows))
 
 
 def apply_erasures(rooms: Rooms, raw: RawAccess, wanted: Sequence[Erasure]) -> list[Erased]:
