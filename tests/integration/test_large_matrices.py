@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from holdfast.backend.features import repository
+from holdfast.core.features import evaluate
 from holdfast.errors import ConfigError, InputError
 from holdfast.frontend.client import Project
 
@@ -89,6 +91,23 @@ def test_a_month_extends_the_matrix_with_the_bytes_of_a_full_one(tmp_path: Path)
             project.features.path(record).chmod(0o644)
             project.features.path(record).write_bytes(b"damaged")
         assert project.matrix().reused == 0
+
+
+def test_values_of_an_evaluator_that_computed_otherwise_are_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    months = write_months(tmp_path / "files", 2)
+    with project_in(tmp_path / "p") as project:
+        (period, files), (later, more) = months
+        project.ingest(period, [files])
+        with monkeypatch.context() as before:
+            before.setattr(repository, "REVISION", evaluate.REVISION - 1)
+            project.matrix()
+        project.ingest(later, [more])
+        built = project.matrix()
+        assert built.reused == 0
+        assert project.matrix(full=True).matrix.record.sha256 == built.matrix.record.sha256
+        assert project.matrix().reused == built.matrix.record.rows
 
 
 def test_only_changed_features_are_computed_for_rows_that_hold(tmp_path: Path) -> None:

@@ -29,10 +29,12 @@ from holdfast.errors import FileError, MissingExtraError, UntrustedError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LABELS_KEY", "StoredMatrix", "check_hdf5", "read_matrix", "write_hdf5"]
+__all__ = ["LABELS_KEY", "REVISION_KEY", "StoredMatrix", "check_hdf5", "read_matrix", "write_hdf5"]
 
 LABELS_KEY = b"holdfast.labels"
 """Key of the Parquet file's metadata: JSON list of the columns that are labels."""
+REVISION_KEY = b"holdfast.revision"
+"""Key of the Parquet file's metadata: `REVISION` of the evaluator that computed the values."""
 FORMAT = "holdfast matrix 1"
 _BLOCK_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20

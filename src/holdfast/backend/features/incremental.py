@@ -13,18 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from holdfast.backend.features.files import REVISION_KEY
 from holdfast.backend.features.partitions import Questions
 from holdfast.backend.features.reach import touched
 from holdfast.backend.features.scratch import ScratchTables, columns_read
 from holdfast.core.features.columns import categories_of
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
-from holdfast.core.features.evaluate import frozen
+from holdfast.core.features.evaluate import REVISION, frozen
 from holdfast.core.features.pieces import Column
 from holdfast.core.features.plan import compile_plan, is_code
 from holdfast.core.schema import KNOWN_FROM, KNOWN_TO, DType, Schema
 from holdfast.core.timeline import NEVER
 
-__all__ = ["earlier_values", "reusable", "unaffected"]
+__all__ = ["computed_alike", "earlier_values", "reusable", "unaffected"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -140,6 +141,11 @@ def _changed(tables: ScratchTables, name: str, columns: tuple[str, ...]) -> str:
             f"EXCEPT ALL SELECT {read}, known_from, known_to FROM {right}) t WHERE t.known_to IS NOT NULL AND {there}"
         )
     return tables.make(" UNION ALL ".join(f"({query})" for query in queries))
+
+
+def computed_alike(path: Path) -> bool:
+    """Whether an older matrix file's values are what this evaluator would compute: its REVISION did."""
+    return (pq.read_schema(path).metadata or {}).get(REVISION_KEY) == str(REVISION).encode()
 
 
 def earlier_values(

@@ -21,7 +21,7 @@ from holdfast.backend.features.reach import Need
 from holdfast.backend.features.scratch import ScratchTables, columns_read, pruned
 from holdfast.backend.store.files import write_whole
 from holdfast.core.features.definitions import Feature, FeatureSet, Kind
-from holdfast.core.features.evaluate import Evaluator, frozen
+from holdfast.core.features.evaluate import REVISION, Evaluator, frozen
 from holdfast.core.features.frame import Categories, FeatureFrame
 from holdfast.core.features.pieces import Column, assemble
 from holdfast.core.features.plan import compile_plan, is_code
@@ -175,7 +175,7 @@ class _Run:
         self.evaluator = Evaluator(feature_set)
         self.columns = columns_read(feature_set)
         self.schema = pruned(feature_set.schema, self.columns)
-        self.identity = hashlib.sha256(f"{feature_set.hash}\0{parts.data}\0".encode())
+        self.identity = hashlib.sha256(f"{feature_set.hash}\0{parts.data}\0{REVISION}\0".encode())
 
     def pieces(self, progress: Progress | None) -> Iterator[tuple[Ints, list[Column]]]:
         """(positions, columns) of each part; one that does not fit is parted further."""

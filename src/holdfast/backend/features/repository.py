@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from holdfast.backend.features.files import LABELS_KEY, check_hdf5, write_hdf5
+from holdfast.backend.features.files import LABELS_KEY, REVISION_KEY, check_hdf5, write_hdf5
 from holdfast.backend.features.matrix import Matrix
 from holdfast.backend.features.tables import feature_sets, matrices
 from holdfast.backend.layout import Layout
@@ -25,6 +25,7 @@ from holdfast.backend.store.erasures import Erasures
 from holdfast.backend.store.files import sha256_of, sha256_of_file, write_whole
 from holdfast.core.features.definitions import FeatureSet
 from holdfast.core.features.encoding import UNKNOWN, Encoding, FeatureSpec
+from holdfast.core.features.evaluate import REVISION
 from holdfast.core.features.frame import Categories
 from holdfast.core.names import escape
 from holdfast.errors import NotFoundError
@@ -115,7 +116,10 @@ class Features:
         unlike = labels.rename(columns=lambda name: f"{name} (label)" if name in frame.columns else name)
         sink = io.BytesIO()
         table = pa.Table.from_pandas(frame.join(unlike), preserve_index=True)
-        about = {LABELS_KEY: json.dumps(list(unlike.columns), ensure_ascii=False).encode()}
+        about = {
+            LABELS_KEY: json.dumps(list(unlike.columns), ensure_ascii=False).encode(),
+            REVISION_KEY: str(REVISION).encode(),
+        }
         pq.write_table(
             table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), sink, compression="zstd"
         )

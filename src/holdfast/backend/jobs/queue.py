@@ -243,7 +243,10 @@ class Queue:
         with self.store.write("cancel job") as connection:
             found = self._get(connection, job)
             if found.state not in ACTIVE:
-                raise ConflictError(f"job {found.id} is {found.state} already", where={"job": found.id})
+                raise ConflictError(
+                    f"job {found.id} is {found.state} already", where={"job": found.id},
+                    hint="What it did can be looked at with: holdfast jobs show, and undone with: holdfast rollback",
+                )  # fmt: skip
             self._note(connection, "cancel", found, "cancelled", why)
             connection.execute(jobs.update().where(jobs.c.id == found.id).values(cancelled=True))
             taken = self.leases.take(connection, [f"job:{found.id}"], "cancel")
@@ -257,7 +260,10 @@ class Queue:
         with self.store.write("retry job") as connection:
             found = self._get(connection, job)
             if found.state not in {"dead", "cancelled"}:
-                raise ConflictError(f"job {found.id} is {found.state}", where={"job": found.id})
+                raise ConflictError(
+                    f"job {found.id} is {found.state}", where={"job": found.id},
+                    hint="Only a dead or cancelled job begins anew. To do the same again, give its command again.",
+                )  # fmt: skip
             values = {
                 "state": "queued", "attempts": 0, "cancelled": False, "due_at": self.clock.now(), "ended_at": None,
                 "error": None, "message": "",

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from holdfast.backend.datasets import Datasets
 from holdfast.backend.features import Features
-from holdfast.backend.features.incremental import earlier_values, reusable, unaffected
+from holdfast.backend.features.incremental import computed_alike, earlier_values, reusable, unaffected
 from holdfast.backend.features.partitions import Parts, Questions, evaluate_in_parts, world_bytes
 from holdfast.backend.features.scratch import ScratchTables, columns_read
 from holdfast.backend.store.files import sha256_of_file
@@ -92,7 +92,7 @@ def _taken_over(
             path = features.path(record)
         except (NotFoundError, IntegrityError):
             continue
-        if sha256_of_file(path) != record.sha256:
+        if sha256_of_file(path) != record.sha256 or not computed_alike(path):
             continue
         at, rows, columns = earlier_values(path, old, job.feature_set, places, job.asked)
         some = replace(job.feature_set, features=tuple(job.feature_set.features[place] for place in places))

@@ -30,7 +30,13 @@ from holdfast.core.features.world import World
 from holdfast.core.schema import DType, Link
 from holdfast.errors import InputError
 
-__all__ = ["Evaluator", "evaluate", "frozen", "visible_rows"]
+__all__ = ["REVISION", "Evaluator", "evaluate", "frozen", "visible_rows"]
+
+REVISION = 2
+"""Of what definitions mean here: to be raised whenever a value changes, in a single bit, that they had before.
+
+Values that were stored under another revision are not reused: else a matrix would mix two meanings.
+"""
 
 Ints = npt.NDArray[np.int64]
 _SMALL = 50_000
