@@ -175,6 +175,9 @@ def test_every_command_has_json(project: Project, capsys: pytest.CaptureFixture[
     went = run(project, capsys, "gc", "--keep", "1", "--grace", "0")
     assert went["versions"] == planned["versions"]
     assert went["blobs"] == planned["blobs"]
+    with pytest.raises(SystemExit):
+        main(["data", "tag", "--drop", "-C", str(project.root)])
+    assert "needs the name of a tag" in capsys.readouterr().err
     assert run(project, capsys, "data", "tag", "基线", "--drop") == {"dropped": "基线"}
     assert amounts(project) == {1: 20.0, 2: 2.0}
 

@@ -120,6 +120,9 @@ def test_conflicts_are_listed_and_decided_by_a_file(world: World) -> None:
     made = merge(world.datasets, "试", decisions=decided)
     assert values(world) == {1: "ours", 2: "theirs", 4: "theirs"}
     assert (made.resolved, made.version.rows["户"]) == ({"户": 2}, 3)
+    # Nor are decisions dropped where there is nothing to decide.
+    with pytest.raises(InputError, match="2 of the decisions"):
+        merge(world.datasets, "试", decisions=decided)
 
 
 @pytest.mark.parametrize(("rule", "one"), [("ours", "main"), ("theirs", "试"), ("newest", "main")])

@@ -25,6 +25,12 @@ def test_every_move_of_a_pointer_is_in_it(store: Store) -> None:
         ("王芳", "point", "v1", "v3", 3),
     ]
     assert entries[0].details == {"why": "导入"}
+    with store.write("test") as connection:
+        audit = Audit(connection)
+        for name in ("model:A", "model:a", "model%"):
+            audit.append("read", name, at=9)
+        for asked, found in (("model:a", ["model:a"]), ("MODEL", []), ("model%", ["model%"])):
+            assert [one.object for one in audit.entries(object=asked)] == found
 
 
 def test_a_change_that_fails_leaves_no_entry(store: Store) -> None:

@@ -144,8 +144,10 @@ def merge(
         raise InputError(f"{rule!r} is no rule for conflicts", hint=f"It is one of: {', '.join(RULES)}")
     with datasets.changing(f"merge {theirs}"):
         work = _Work(datasets, theirs, rule)
-        done = work.nothing_to_do(note)
-        if done is None:
+        if not work.apart:
+            _refuse(decisions or {})
+            done = work.forward(note)
+        else:
             work.decide(decisions or {})
             done = work.commit(note, author)
         datasets.refresh_face(at_most=FACE_ROWS)
@@ -155,9 +157,18 @@ def merge(
 def list_conflicts(datasets: Datasets, theirs: str) -> list[Conflict]:
     """Every row that both the current version and `theirs` changed differently since they parted."""
     work = _Work(datasets, theirs, None)
-    if work.base.id in (work.ours.id, work.theirs.id):
-        return []
-    return [one for table in work.tables() for one in _conflicts(datasets, table)]
+    return [one for table in work.tables() for one in _conflicts(datasets, table)] if work.apart else []
+
+
+def _refuse(left: Mapping[tuple[str, str], str]) -> None:
+    """InputError for decisions that are left when all conflicts are decided."""
+    if left:
+        table, key = next(iter(left))
+        raise InputError(
+            f"{len(left)} of the decisions are about rows that are no conflict",
+            where={"table": table, "key": key},
+            hint="List the conflicts anew: --conflicts FILE.",
+        )
 
 
 def _conflicts(datasets: Datasets, merged: _TableMerge) -> Iterator[Conflict]:
@@ -231,14 +242,17 @@ class _Work:
         self._merged: MergedSchema | None = None
         self._tables: list[_TableMerge] | None = None
 
-    def nothing_to_do(self, note: str) -> MergeResult | None:
+    @property
+    def apart(self) -> bool:
+        """Whether both sides have what the other has not."""
+        return self.base.id not in (self.ours.id, self.theirs.id)
+
+    def forward(self, note: str) -> MergeResult:
         """The result when one side holds the other: ours stays, or moves forward to theirs."""
         if self.base.id == self.theirs.id:
             return MergeResult(self.ours, False, self.base.version)
-        if self.base.id == self.ours.id:
-            moved = self._datasets.fast_forward(self.theirs.id, note or f"forward to {self.theirs.version}")
-            return MergeResult(moved, False, self.base.version)
-        return None
+        moved = self._datasets.fast_forward(self.theirs.id, note or f"forward to {self.theirs.version}")
+        return MergeResult(moved, False, self.base.version)
 
     @property
     def schema(self) -> MergedSchema:
@@ -314,13 +328,7 @@ class _Work:
                     merged.choice[place] = {"ours": _OURS, "theirs": _THEIRS, None: _OPEN}[said]
             open_ = merged.choice == _OPEN
             merged.choice[open_] = self._by_rule(merged)[open_]
-        if left:
-            table, key = next(iter(left))
-            raise InputError(
-                f"{len(left)} of the decisions are about rows that are no conflict",
-                where={"table": table, "key": key},
-                hint="List the conflicts anew: --conflicts FILE.",
-            )
+        _refuse(left)
         self._check_decided()
 
     def _by_rule(self, merged: _TableMerge) -> npt.NDArray[np.int8]:

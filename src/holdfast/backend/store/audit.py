@@ -125,7 +125,8 @@ class Audit:
         """Entries, oldest first: of objects whose name begins with `object`, from instant `since` on."""
         query = sa.select(_audit).order_by(_audit.c.id).limit(_PAGE)
         if object is not None:
-            query = query.where(_audit.c.object.startswith(object, autoescape=True))
+            # LIKE takes A for a on SQLite, and not on PostgreSQL.
+            query = query.where(sa.func.substr(_audit.c.object, 1, len(object)) == object)
         if since is not None:
             query = query.where(_audit.c.at >= since)
         last = None

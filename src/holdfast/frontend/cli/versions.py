@@ -38,6 +38,8 @@ def branch(
 ) -> None:
     """List branches, or make one at a version. Go to it with `data checkout NAME`."""
     refs = session.project.data.refs
+    if name is None and drop:
+        raise InputError("--drop needs the name of a branch", hint="List them with: holdfast data branch")
     if name is None:
         here, found = refs.current, _versions(session, refs.branches())
         rows = [(one, v.version, v.note, "current" if one == here else "") for one, v in found.items()]
@@ -62,6 +64,8 @@ def tag(
 ) -> None:
     """List tags, or name a version for good. A tag can be used wherever a version can."""
     refs = session.project.data.refs
+    if name is None and drop:
+        raise InputError("--drop needs the name of a tag", hint="List them with: holdfast data tag")
     if name is None:
         found = _versions(session, refs.tags())
         rows = [(one, v.version, v.note) for one, v in found.items()]
